@@ -1,0 +1,1 @@
+"""The curator: turns sequential reasoning into forked and joined traces."""

@@ -1,0 +1,1 @@
+"""All contact with SGLang's internals: one module per subsystem touched."""

@@ -1,0 +1,106 @@
+"""Packaging: maps the top-level rooms of the repository into one namespace, ``sglang_multiverse``,
+so that nothing named ``training`` or ``patches`` lands in a user's site-packages."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+ROOMS = {
+    "sglang_multiverse": "sglang_multiverse",
+    "sglang_multiverse.training": "training",
+    "sglang_multiverse.data_pipeline": "data_pipeline",
+    "sglang_multiverse.patches": "patches",
+}
+
+# The versions this release was built and verified on; widened only by running the suite.
+TORCH = "torch>=2.14.1,<2.15"
+TRANSFORMERS = "transformers>=5.19,<5.20"
+DATASETS = "datasets>=5.2,<6"
+
+EXTRAS = {
+    "serve": ["sglang==0.5.23"],
+    "train": [
+        TORCH,
+        TRANSFORMERS,
+        DATASETS,
+        "trl==1.16.0",
+        "peft>=0.21.2,<0.22",
+        "accelerate>=1.15",
+    ],
+    "data": [DATASETS, "openai>=2.8"],  # SGLang pins openai 2.8.0
+    "dev": [
+        "build>=1.2",
+        "httpx>=0.28",
+        "hypothesis>=6.100",
+        "mypy>=1.15",
+        "pre-commit>=4",
+        "pytest>=8.3",
+        "pytest-timeout>=2.3",
+        "ruff>=0.14",
+        "setuptools>=77",
+        "tokenizers>=0.22",
+    ],
+}
+
+
+def version() -> str:
+    """``__version__`` of the package, read without importing it."""
+    text = (ROOT / "sglang_multiverse" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError("sglang_multiverse/__init__.py defines no __version__")
+    return found.group(1)
+
+
+def packages() -> list[str]:
+    """Every package of every room, sub-packages included."""
+    return [
+        name
+        for package, folder in ROOMS.items()
+        for name in [package, *(f"{package}.{sub}" for sub in find_packages(str(ROOT / folder)))]
+    ]
+
+
+def long_description() -> str:
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="sglang-multiverse",
+    version=version(),
+    description="Natively parallel generation (fork, join) for stock SGLang, and the trainer and "
+    "data pipeline that share its definition of structure.",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.13",
+    package_dir=ROOMS,
+    packages=packages(),
+    package_data={
+        "sglang_multiverse": ["py.typed", "tiny/model/**"],
+        "sglang_multiverse.training": ["**/*.yaml"],
+        "sglang_multiverse.data_pipeline": ["**/*.yaml", "**/*.md"],
+    },
+    install_requires=["numpy>=2.0", "rich>=14", "typer>=0.20"],
+    extras_require={**EXTRAS, "all": sorted({req for reqs in EXTRAS.values() for req in reqs})},
+    entry_points={
+        "console_scripts": ["multiverse = sglang_multiverse.cli:app"],
+        "sglang.srt.plugins": ["multiverse = sglang_multiverse.patches.plugin:register"],
+        "sglang.srt.platforms": ["torch_cpu = sglang_multiverse.platform:activate"],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    zip_safe=False,
+)

@@ -1,0 +1,31 @@
+"""The ``multiverse`` command. Each subcommand is a module with a function ``command``; heavy
+packages are imported inside it, so that ``multiverse --help`` answers at once."""
+
+from __future__ import annotations
+
+import typer
+
+import sglang_multiverse
+
+app = typer.Typer(
+    name="multiverse",
+    help="Natively parallel generation: fork, join, and everything around them.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sglang-multiverse {sglang_multiverse.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    """Natively parallel generation: fork, join, and everything around them."""

@@ -1,0 +1,1 @@
+"""Training on forked and joined text: attention seam, collator and trainer."""

@@ -87,7 +87,7 @@ setup(
         "sglang_multiverse.data_pipeline": ["**/*.yaml", "**/*.md"],
     },
     install_requires=["numpy>=2.0", "rich>=14", "typer>=0.20"],
-    extras_require={**EXTRAS, "all": sorted({req for reqs in EXTRAS.values() for req in reqs})},
+    extras_require=EXTRAS,
     entry_points={
         "console_scripts": ["multiverse = sglang_multiverse.cli:app"],
         "sglang.srt.plugins": ["multiverse = sglang_multiverse.patches.plugin:register"],

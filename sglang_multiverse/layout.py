@@ -8,14 +8,14 @@ paths gives the second linear order, which is ``order``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from .dialect import Dialect
-from .structure import UNLIMITED, Block, Limits, Path, Tokens, Trace, parse
+from .structure import UNLIMITED, Limits, Tokens, Trace, parse
 
 #: The rule these arrays follow; recorded in trained configs and checked when serving.
 LAYOUT_VERSION = 1
@@ -90,7 +90,7 @@ def layout_of(trace: Trace) -> Layout:
             order_steps[path.start] += shift
             order_steps[path.end] -= shift
     starts = np.zeros(n, dtype=np.int64)
-    for start, shift in _shifts(trace.blocks, 0):
+    for start, shift in _shifts(trace).items():
         if start < n:
             shift_steps[start] = shift
             starts[start] = start
@@ -99,54 +99,57 @@ def layout_of(trace: Trace) -> Layout:
     return Layout(position=index - shift_steps[last], order=index + np.cumsum(order_steps[:n]))
 
 
-def _shifts(blocks: Sequence[Block], shift: int) -> Iterator[tuple[int, int]]:
-    """``(start, shift)`` in text order: from ``start`` on, position = index - shift."""
-    for block in blocks:
-        fork = block.region_start - shift
-        height = fork
-        for path in block.paths:
-            inner = path.start - fork
-            yield path.start, inner
-            last = inner
-            for last_start, last_shift in _shifts(path.blocks, inner):
-                yield last_start, last_shift
-                last = last_shift
-            height = max(height, path.end - last)
-        shift = block.region_end - height
-        yield block.region_end, shift
+def _shifts(trace: Trace) -> dict[int, int]:
+    """``{start: shift}``: from ``start`` up to the next one, position = index - shift."""
+    saved: dict[int, int] = {}  # by which a block shortens the critical path
+    for block, _ in reversed(list(trace.walk())):
+        longest = max(
+            path.end - path.start - sum(saved[id(inner)] for inner in path.blocks)
+            for path in block.paths
+        )
+        saved[id(block)] = block.region_end - block.region_start - longest
+    shifts: dict[int, int] = {}
+    pending = [(trace.blocks, 0)]
+    while pending:
+        blocks, shift = pending.pop()
+        for block in blocks:
+            for path in block.paths:
+                inside = shift + path.start - block.region_start
+                shifts[path.start] = inside
+                pending.append((path.blocks, inside))
+            shift += saved[id(block)]
+            # Regions that </Think> ends together: the outermost, which comes first, decides.
+            shifts.setdefault(block.region_end, shift)
+    return shifts
 
 
 def segments(trace: Trace) -> list[Segment]:
     """The runs of ``trace`` with one visible prefix each, tiling ``[0, length)`` in text order.
 
     A path that begins a region goes on with the run before it; every later path, and the text
-    after a region, begins a run.
+    after a region of several paths, begins a run.
     """
-    made: list[Segment] = []
-    position = layout_of(trace).position
-
-    def emit(start: int, end: int, prefix: tuple[tuple[int, int], ...]) -> None:
-        if start < end:
-            made.append(Segment(start, end, int(position[start]), prefix))
-
-    def sequence(
-        start: int, end: int, blocks: Sequence[Block], prefix: tuple[tuple[int, int], ...]
-    ) -> None:
-        """Emit ``[start, end)``, before which ``prefix`` is visible."""
-        at = start
+    prefixes: dict[int, tuple[tuple[int, int], ...]] = {0: ()}
+    pending = [(trace.blocks, 0, prefixes[0])]
+    while pending:
+        # Tokens of this sequence see `prefix` and, from `at` on, one another.
+        blocks, at, prefix = pending.pop()
         for block in blocks:
             before = _extend(prefix, at, block.region_start)
-            for i, path in enumerate(block.paths):
-                if i == 0:  # the run before the region goes on into the first path
-                    sequence(at, path.end, path.blocks, prefix)
-                else:
-                    sequence(path.start, path.end, path.blocks, before)
-            prefix = _extend(before, block.region_start, block.region_end)
-            at = block.region_end
-        emit(at, end, prefix)
-
-    sequence(0, trace.length, trace.blocks, ())
-    return made
+            first, *later = block.paths
+            pending.append((first.blocks, at, prefix))
+            for path in later:
+                prefixes[path.start] = before
+                pending.append((path.blocks, path.start, before))
+            if later:
+                at, prefix = block.region_end, _extend(before, block.region_start, block.region_end)
+                prefixes.setdefault(at, prefix)  # as in _shifts, the outermost decides
+    starts = sorted(start for start in prefixes if start < trace.length)
+    position = layout_of(trace).position
+    return [
+        Segment(start, end, int(position[start]), prefixes[start])
+        for start, end in zip(starts, [*starts[1:], trace.length], strict=False)
+    ]
 
 
 def _extend(
@@ -185,7 +188,6 @@ def plain(length: int) -> Layout:
 __all__ = [
     "LAYOUT_VERSION",
     "Layout",
-    "Path",
     "Segment",
     "layout",
     "layout_of",

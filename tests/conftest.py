@@ -1,0 +1,37 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_dir(repository: Path) -> Path:
+    """The folder of reference material beside the repository; without it the test is skipped."""
+    folder = repository.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"needs the reference material in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def traces(shared_dir: Path) -> Callable[[str], Rows]:
+    """``traces("wellformed")`` gives the rows of ``traces/wellformed.jsonl``."""
+
+    def rows(name: str) -> Rows:
+        path = shared_dir / "traces" / f"{name}.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    return rows

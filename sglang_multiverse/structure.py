@@ -152,12 +152,15 @@ class Sequencer:
 
     A goal forks when ``<Parallel>``, ``<Goal>``, two or more whole outlines and ``</Goal>`` follow
     one another with no other tag between them, within ``limits``. Any other use of a tag is text.
+    A model whose goal was declined may still write the paths, one after another: their
+    ``</Path>`` closes what they opened, not the path around them.
 
     Args:
         depth: blocks around this sequence (0 for the trunk).
     """
 
     __slots__ = (
+        "_declined",
         "_outline",
         "_state",
         "block_start",
@@ -177,6 +180,8 @@ class Sequencer:
         self.outlines: list[tuple[int, int]] = []
         self.block_start = self.goal_start = self._outline = -1
         self._state = _State.TEXT
+        # Blocks whose goal was declined: whether each has a path open, written as text.
+        self._declined: list[bool] = []
 
     @property
     def open_tags(self) -> tuple[Tag, ...]:
@@ -185,6 +190,12 @@ class Sequencer:
         depth = {_State.BLOCK: 1, _State.GOAL: 2, _State.OUTLINE: 3}.get(self._state, 0)
         return chain[:depth]
 
+    @property
+    def closers(self) -> int:
+        """How many ``</Path>`` end this path: its own, and one for every path of a declined goal
+        that is still open. Whoever cuts a path short writes that many."""
+        return 1 + sum(self._declined)
+
     def copy(self) -> Sequencer:
         """An independent automaton in the same state."""
         other = Sequencer(self.dialect, self.depth, self.limits)
@@ -192,6 +203,7 @@ class Sequencer:
         other.outlines = list(self.outlines)
         other.block_start, other.goal_start = self.block_start, self.goal_start
         other._outline = self._outline
+        other._declined = list(self._declined)
         return other
 
     def feed(self, token: int, offset: int) -> Signal:
@@ -236,6 +248,7 @@ class Sequencer:
             self._state = _State.FORKED
             return Signal.FORK
         self._state = _State.TEXT
+        self._declined.append(False)
         self._note(code, offset, reason)
         return Signal.NONE
 
@@ -244,13 +257,34 @@ class Sequencer:
         if tag is Tag.PARALLEL:
             self._state, self.block_start = _State.BLOCK, offset
             return Signal.NONE
-        if tag is Tag.END_PATH and self.depth:
-            return Signal.END_PATH
         if tag is Tag.END_THINK:
             return Signal.END_THINK
+        if self._declined and self._in_declined(tag):
+            return Signal.NONE
+        if tag is Tag.END_PATH and self.depth:
+            return Signal.END_PATH
         if tag not in (Tag.THINK, Tag.END_CONCLUSION, Tag.END_PARALLEL):
             self._note("stray_tag", offset, f"{self._name(tag)} stands here as ordinary text")
         return Signal.NONE
+
+    def _in_declined(self, tag: Tag) -> bool:
+        """Whether ``tag`` belongs to a declined block that is written as text."""
+        declined = self._declined
+        if tag is Tag.END_PATH:
+            while declined:
+                if declined[-1]:
+                    declined[-1] = False
+                    return True
+                declined.pop()  # its paths never came, or are all written
+            return False
+        if declined[-1]:
+            return False  # inside one of its paths
+        if tag is Tag.PATH:
+            declined[-1] = True
+            return True
+        if tag in (Tag.CONCLUSION, Tag.END_PARALLEL):
+            declined.pop()  # no more paths
+        return False
 
     def _name(self, tag: Tag) -> str:
         return self.dialect.spec[tag]
@@ -417,21 +451,19 @@ class _Parser:
             assert outer.block is not None
             self.join(outer, outer.block, Tag.END_THINK, offset)
         frame = self.frames[0]
-        for block in frame.closing:
-            self.note("unclosed_block", offset, "the thought ends inside a block")
-            block.end = offset
-        frame.closing.clear()
+        self.leave(frame, offset)
         if self.think is None:
             self.note("stray_tag", offset, f"{self.dialect.spec[Tag.END_THINK]} closes nothing")
         self.think = None
 
     def leave(self, frame: _Frame, offset: int) -> None:
-        """A path ends: blocks it left open end with it."""
+        """A sequence ends: blocks it left open end with it."""
         for block in frame.closing:
-            self.note("unclosed_block", offset, "a path ends inside one of its blocks")
+            self.note("unclosed_block", offset, "the text around a block ends before it does")
             block.end = offset
             if block.conclusion is not None and block.conclusion[1] == len(self.ids):
                 block.conclusion = (block.conclusion[0], offset)
+        frame.closing.clear()
 
     def finish(self) -> None:
         end = len(self.ids)

@@ -145,8 +145,7 @@ def made_texts(draw: st.DrawFn, *, canonical: bool | None = None, min_depth: int
 _FRAGMENTS = (
     [Tag.PARALLEL, NEWLINE, Tag.GOAL],
     [Tag.OUTLINE, NEWLINE, ZERO + 1, COLON, WORD, Tag.END_OUTLINE],
-    [Tag.PARALLEL, Tag.GOAL, Tag.OUTLINE, Tag.END_OUTLINE, Tag.OUTLINE, Tag.END_OUTLINE]
-    + [Tag.END_GOAL],
+    [Tag.PARALLEL, Tag.GOAL, *[Tag.OUTLINE, Tag.END_OUTLINE] * 2, Tag.END_GOAL],
     [Tag.PATH, NEWLINE, ZERO + 1, COLON],
     [Tag.END_PATH, NEWLINE, Tag.PATH],
     [Tag.END_PATH, NEWLINE, Tag.CONCLUSION],

@@ -71,7 +71,7 @@ def _fork(given: Sequence[Definition], values: dict[str, int], conclusion: tuple
 
 def _work(one: Definition, values: dict[str, int]) -> Work:
     if isinstance(one.left, Part) and isinstance(one.right, Part):
-        left, right = PART_NAMES[one.name]
+        left, right = tuple(PART_NAMES[one.name])
         given = [
             Definition(left, one.left.left, one.left.op, one.left.right),
             Definition(right, one.right.left, one.right.op, one.right.right),

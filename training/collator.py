@@ -1,0 +1,88 @@
+"""Batches with layout: positions, order, and labels where the model itself must choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from ..dialect import Dialect
+from ..layout import layout_of, pack, plain
+from ..structure import Tokens, Trace, parse
+
+IGNORED = -100
+
+
+def injected(trace: Trace, tokens: Tokens, dialect: Dialect) -> npt.NDArray[np.bool_]:
+    """Which tokens an engine writes by itself, shape ``(n,)``.
+
+    These are the separator after a forking ``</Goal>``, each path's opening with its label, the
+    separator after ``</Path>``, and the opening of the conclusion.
+    """
+    made = np.zeros(trace.length, dtype=bool)
+    ids = [int(i) for i in tokens]
+    for block, _ in trace.walk():
+        made[block.goal[1] : block.region_start] = True
+        for path in block.paths:
+            opening = dialect.label(ids[path.start + 1 : path.end])
+            seed = dialect.path_seed(opening or ())
+            made[path.start : min(path.start + len(seed), path.end)] = True
+            if path.close is not None:
+                made[path.close : path.end] = True
+        if block.conclusion is not None:
+            start = block.conclusion[0]
+            made[start : start + len(dialect.conclusion_seed)] = True
+    return made
+
+
+@dataclass
+class MultiverseCollator(DataCollatorForLanguageModeling):
+    """Pad a batch and lay it out.
+
+    Takes ``input_ids`` of whole texts, prompt included, with ``labels`` and, for packed rows,
+    ``seq_lengths``. Returns tensors of shape ``(batch, length)``: ``input_ids``, ``labels``,
+    ``attention_mask``, ``position_ids`` (int64) and ``multiverse_order`` (int32). Packed texts and
+    padding see nothing of one another.
+
+    Attributes:
+        dialect: of the tokenizer that made the ids.
+        loss_on_injected: train on tokens the engine writes by itself, too. A token that does not
+            see its left neighbour is never trained on: nothing there could predict it.
+    """
+
+    dialect: Dialect = field(kw_only=True)
+    loss_on_injected: bool = False
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().torch_call([self._labelled(example) for example in examples])
+        length = batch["input_ids"].shape[1]
+        positions, orders = [], []
+        for row, example in enumerate(examples):
+            texts = [layout_of(parse(ids, self.dialect)) for ids in _texts(example)]
+            whole = pack([*texts, plain(length - len(example["input_ids"]))])
+            positions.append(whole.position)
+            orders.append(whole.order)
+            batch["labels"][row][torch.from_numpy(whole.left_hidden)] = IGNORED
+        batch["position_ids"] = torch.from_numpy(np.stack(positions))
+        batch["multiverse_order"] = torch.from_numpy(np.stack(orders)).to(torch.int32)
+        return batch
+
+    def _labelled(self, example: dict[str, Any]) -> dict[str, Any]:
+        labels = np.array(example.get("labels", example["input_ids"]))
+        if not self.loss_on_injected:
+            made = [
+                injected(parse(ids, self.dialect), ids, self.dialect) for ids in _texts(example)
+            ]
+            labels[np.concatenate(made)] = IGNORED
+        return {"input_ids": example["input_ids"], "labels": labels.tolist()}
+
+
+def _texts(example: dict[str, Any]) -> list[npt.NDArray[np.int64]]:
+    """The texts of one row, which is several where it was packed."""
+    ids = np.asarray(example["input_ids"], dtype=np.int64)
+    lengths = example.get("seq_lengths") or [len(ids)]
+    return np.split(ids, np.cumsum(lengths)[:-1])

@@ -7,9 +7,10 @@ import typer
 
 import sglang_multiverse
 
+from . import inspect
+
 app = typer.Typer(
     name="multiverse",
-    help="Natively parallel generation: fork, join, and everything around them.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
@@ -29,3 +30,6 @@ def main(
     ),
 ) -> None:
     """Natively parallel generation: fork, join, and everything around them."""
+
+
+app.command("inspect")(inspect.command)

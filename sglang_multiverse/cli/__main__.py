@@ -1,0 +1,5 @@
+"""``python -m sglang_multiverse.cli`` is ``multiverse``."""
+
+from . import app
+
+app()

@@ -1,0 +1,96 @@
+"""Reading traces from a file: JSON lines or plain text. A bad line is reported, never fatal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Fields that may hold the text of a trace, in the order they are looked for.
+FIELDS = ("output", "text")
+
+
+@dataclass(frozen=True)
+class TraceText:
+    """One text to inspect."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """A line that holds no trace; ``str()`` says where and why."""
+
+    source: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}: {self.reason}"
+
+
+def read(path: str, field: str | None = None) -> Iterator[TraceText | BadLine]:
+    """The traces of ``path`` (``-`` is standard input) in file order.
+
+    Args:
+        field: the field that holds the text; None looks for ``output``, then ``text``.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    source = "stdin" if path == "-" else path
+    raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    if not raw.strip():
+        yield BadLine(source, 1, "the file is empty")
+    elif field is not None or _json_lines(path, raw):
+        for number, line in enumerate(raw.split(b"\n"), start=1):
+            if line.strip():
+                yield _row(source, number, line, field)
+    else:
+        try:
+            yield TraceText(Path(source).name, raw.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            line = raw.count(b"\n", 0, error.start) + 1
+            yield BadLine(source, line, f"not UTF-8: {error.reason}")
+
+
+def _json_lines(path: str, raw: bytes) -> bool:
+    suffix = Path(path).suffix.lower()
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        return True
+    if suffix in (".txt", ".md"):
+        return False
+    try:
+        return isinstance(json.loads(raw.strip().split(b"\n", 1)[0]), dict)
+    except ValueError:
+        return False
+
+
+def _row(source: str, number: int, line: bytes, field: str | None) -> TraceText | BadLine:
+    def bad(reason: str) -> BadLine:
+        return BadLine(source, number, reason)
+
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return bad(f"not UTF-8: {error.reason} at byte {error.start}")
+    except (ValueError, RecursionError) as error:
+        return bad(f"not JSON: {error}")
+    if not isinstance(row, dict):
+        return bad(f"expected a JSON object, got {type(row).__name__}")
+    name = field or next((name for name in FIELDS if name in row), None)
+    if name is None or name not in row:
+        wanted = repr(field) if field else " or ".join(map(repr, FIELDS))
+        return bad(f"no field {wanted}; it has {', '.join(map(repr, row)) or 'none'}")
+    text = row[name]
+    if not isinstance(text, str):
+        return bad(f"field {name!r} holds {type(text).__name__}, not text")
+    return TraceText(_sound(str(row.get("id", number))), _sound(text))
+
+
+def _sound(text: str) -> str:
+    """JSON may escape half a surrogate pair, which no output can encode; replace it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -65,7 +65,7 @@ def block_mask(order: Tensor) -> BlockMask:
     def listed(which: Tensor) -> tuple[Tensor, Tensor]:
         """Counts ``(batch, 1, blocks)`` and the listed key blocks first, in rising order."""
         counts = which.sum(-1, dtype=torch.int32)
-        rank = which.to(torch.int32).argsort(-1, descending=True, stable=True).to(torch.int32)
+        rank = which.to(torch.int32).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
         return counts.unsqueeze(1), rank.unsqueeze(1)
 
     partial_counts, partial_blocks = listed(some)

@@ -62,13 +62,16 @@ def rows(seed: int, count: int, batch_size: int) -> list[dict[str, Any]]:
 class Exam(TrainerCallback):
     """Every ``every`` steps, the share of unseen problems whose worked answer is word-perfect."""
 
-    def __init__(self, tokenizer: Any, every: int, size: int = 64):
+    def __init__(self, tokenizer: Any, every: int, size: int, stop_after: int | None):
         self.tokenizer = tokenizer
         self.every = every
+        self.stop_after = stop_after
         self.problems = list(islice(generate(0, "test"), size))
         self.started = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.stop_after:
+            control.should_training_stop = True
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             model = kwargs["model"]
             share = {
@@ -94,8 +97,15 @@ def train(
     seed: int,
     every: int,
     bf16: bool,
+    exam_size: int = 64,
+    stop_after: int | None = None,
 ) -> Path:
-    """Train from scratch or on from the last checkpoint in ``out``; returns the model's folder."""
+    """Train from scratch or on from the last checkpoint in ``out``; returns the model's folder.
+
+    Args:
+        every: steps between checkpoints, each with an exam on ``exam_size`` unseen problems.
+        stop_after: stop at this step of ``steps``, as if cut off there.
+    """
     tokenizer = tiny_tokenizer()
     model = tiny_model(tokenizer, seed)
     checkpoints = out / "checkpoints"
@@ -127,7 +137,7 @@ def train(
         args,
         train_dataset=Dataset.from_list(rows(seed, steps * batch_size, batch_size)),
         processing_class=tokenizer,
-        callbacks=[Exam(tokenizer, every)],
+        callbacks=[Exam(tokenizer, every, exam_size, stop_after)],
     )
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     trainer.train(resume_from_checkpoint=last)

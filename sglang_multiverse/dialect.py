@@ -216,17 +216,18 @@ class Dialect:
             raise DialectError(f"the tokenizer encodes the separator {spec.separator!r} to nothing")
         numbered = ids("1:")
         colon = numbered[-1]
-        ordinals: list[tuple[int, ...]] = []
-        for index in range(1, _LABELS + 1):
-            encoded = ids(f"{index}:")
+
+        def label(text: str) -> tuple[int, ...]:
+            encoded = ids(f"{text}:")
             if len(encoded) < 2 or encoded[-1] != colon:
                 raise DialectError(
-                    f"the tokenizer fuses the colon of '{index}:' with its number; path labels "
+                    f"the tokenizer fuses the colon of '{text}:' with its number; path labels "
                     "need a colon token of their own"
                 )
-            ordinals.append(encoded[:-1])
-        dotted = ids("1.1:")
-        alphabet = {i for label in ordinals for i in label} | set(dotted[:-1])
+            return encoded[:-1]
+
+        ordinals = [label(str(index)) for index in range(1, _LABELS + 1)]
+        alphabet = {i for one in [*ordinals, label("1.1")] for i in one}
         return cls(
             spec=spec,
             tag_ids=tuple(vocab[text] for text in spec.tags),

@@ -18,7 +18,7 @@ class Parallelism:
         tokens: generated tokens.
         critical_path_tokens: generated tokens on the longest chain of visible tokens.
         content_tokens: generated tokens outside tags of blocks, goals and conclusions.
-        blocks, paths, depth: of the tree; depth 0 means no block.
+        blocks, paths, depth: of the blocks that forked in it; depth 0 means none did.
     """
 
     tokens: int
@@ -50,6 +50,7 @@ def parallelism(trace: Trace, *, prompt_tokens: int = 0, laid: Layout | None = N
     n = trace.length
     base = int(laid.position[:prompt_tokens].max()) + 1 if prompt_tokens else 0
     overhead = np.zeros(n, dtype=bool)
+    forked = [(block, depth) for block, depth in trace.walk() if block.goal[1] > prompt_tokens]
     for block, _ in trace.walk():
         # The opening up to the first path, and the conclusion with the block's closing tag.
         overhead[block.start : block.region_start] = True
@@ -64,7 +65,7 @@ def parallelism(trace: Trace, *, prompt_tokens: int = 0, laid: Layout | None = N
         tokens=tokens,
         critical_path_tokens=max(laid.critical_path - base, 0),
         content_tokens=tokens - int(overhead[prompt_tokens:].sum()),
-        blocks=trace.n_blocks,
-        paths=trace.n_paths,
-        depth=trace.depth,
+        blocks=len(forked),
+        paths=sum(len(block.paths) for block, _ in forked),
+        depth=max((depth for _, depth in forked), default=0),
     )

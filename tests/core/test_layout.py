@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sglang_multiverse.dialect import Tag
 from sglang_multiverse.layout import Layout, layout, layout_of, pack, plain, segments
 from sglang_multiverse.structure import parse
 
 from . import oracle
-from .generate import DIALECT, Made, made_texts, make, tag_soup
+from .generate import DIALECT, WORD, Made, made_texts, make, tag_soup
 
 texts = settings(max_examples=150, deadline=None)
 
@@ -80,6 +81,23 @@ def test_tags_in_any_order_have_a_sound_layout(tokens: list[int]) -> None:
     np.testing.assert_array_equal(oracle.from_order(laid.order), seen)
     assert laid.position.tolist() == oracle.heights(seen)
     assert oracle.transitive(seen)
+
+
+@texts
+@given(made_texts(min_depth=1), st.integers(0, 2**16), st.integers(0, 3))
+def test_the_end_of_the_thought_ends_every_open_path(made: Made, cut: int, rest: int) -> None:
+    """``</Think>`` and what follows see all that was written, from wherever it stands."""
+    walked = list(made.walk(()))
+    walked = walked[: cut % (len(walked) + 1)]
+    tokens = [token for token, _ in walked] + [int(Tag.END_THINK)] + [WORD] * rest
+    seen = oracle.visible([address for _, address in walked] + [()] * (rest + 1))
+    trace = parse(tokens, DIALECT)
+    laid = layout_of(trace)
+    np.testing.assert_array_equal(oracle.from_order(laid.order), seen)
+    assert laid.position.tolist() == oracle.heights(seen)
+    for segment in segments(trace):
+        prefix = {k for start, end in segment.prefix for k in range(start, end)}
+        assert set(np.flatnonzero(seen[segment.start])) == prefix | {segment.start}
 
 
 @texts

@@ -1,0 +1,123 @@
+"""``--plugin`` and ``--multiverse-…`` on every way to start SGLang.
+
+Targets: ``ServerArgs.add_cli_args``, ``ServerArgs.from_cli_args`` and ``Engine.server_args_class``.
+``ServerArgs`` is a sealed struct: no field can be added, but an attribute with a leading underscore
+travels with it to every process. Verified on SGLang 0.5.23.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import fields
+from typing import Any
+
+from sglang.srt.plugins.hook_registry import HookType
+
+from ..dialect import SPECS
+from ..engine.options import EngineOptions, OptionError
+from .hooks import Hook, PatchError, apply
+from .support import argument_problems
+
+NAME = "multiverse"
+#: Tells the processes a server starts that they are to be armed.
+ACTIVE = "SGLANG_MULTIVERSE_ACTIVE"
+
+_SERVER_ARGS = "sglang.srt.server_args.ServerArgs"
+_OPTIONS = tuple(field.name for field in fields(EngineOptions) if field.name != "enabled")
+_HELP = {
+    "max_branches": "most paths of one block; a goal with more goes on sequentially",
+    "max_depth": "most blocks around one token; a deeper goal goes on sequentially",
+    "max_live_rows": "most paths of one request decoding at a time; the others wait their turn",
+    "max_critical_path": "most generated tokens on the longest chain of visible tokens",
+}
+
+
+def _limit(text: str) -> int | None:
+    return None if text == "none" else int(text)
+
+
+def _add_cli_args(result: Any, parser: argparse.ArgumentParser) -> None:
+    defaults = EngineOptions()
+    group = parser.add_argument_group("plugins")
+    group.add_argument(
+        "--plugin",
+        action="append",
+        choices=[NAME],
+        default=None,
+        help="activate an installed plugin; 'multiverse' serves fork/join models",
+    )
+    group.add_argument(
+        "--multiverse-dialect",
+        choices=[spec.name for spec in SPECS],
+        default=None,
+        help="the tags of the checkpoint (default: found from its tokenizer)",
+    )
+    for name in _OPTIONS:
+        group.add_argument(
+            f"--multiverse-{name.replace('_', '-')}",
+            type=_limit,
+            default=getattr(defaults, name),
+            metavar="N|none",
+            help=f"{_HELP[name]} (default: {getattr(defaults, name)})".replace("None", "none"),
+        )
+
+
+def _from_cli_args(result: Any, cls: Any, args: argparse.Namespace) -> Any:
+    plugins = getattr(args, "plugin", None) or []
+    options = {name: getattr(args, f"multiverse_{name}") for name in _OPTIONS}
+    activate(result, plugins, options, args.multiverse_dialect)
+    return result
+
+
+def activate(
+    server_args: Any, plugins: list[str], options: dict[str, Any], dialect: str | None
+) -> None:
+    """Record on ``server_args`` what was asked for, check it, and arm this process.
+
+    Raises:
+        SystemExit: what was asked for cannot be served; nothing has been started.
+    """
+    if NAME not in plugins:
+        os.environ.pop(ACTIVE, None)
+        return
+    try:
+        EngineOptions(**options)
+        found = argument_problems(server_args)
+        if found:
+            raise PatchError("--plugin multiverse cannot serve this: " + "; ".join(found))
+        from .stream import MAIN_HOOKS
+
+        apply(MAIN_HOOKS)
+    except (OptionError, PatchError) as error:
+        raise SystemExit(str(error)) from error
+    server_args._multiverse = {"options": options, "dialect": dialect}
+    os.environ[ACTIVE] = "1"
+    # Fork and join need K and V written before attention; the ragged prefill attends first.
+    os.environ["SGLANG_FLASHINFER_USE_PAGED"] = "1"
+
+
+def engine_server_args(**kwargs: Any) -> Any:
+    """``ServerArgs`` of ``sgl.Engine(plugin="multiverse", multiverse_max_branches=…, …)``."""
+    from sglang.srt.server_args import ServerArgs
+
+    plugin = kwargs.pop("plugin", None) or []
+    plugins = [plugin] if isinstance(plugin, str) else list(plugin)
+    unknown = [name for name in plugins if name != NAME]
+    if unknown:
+        raise ValueError(f"unknown plugin(s) {', '.join(unknown)}; this one is {NAME!r}")
+    dialect = kwargs.pop("multiverse_dialect", None)
+    defaults = EngineOptions()
+    options = {name: kwargs.pop(f"multiverse_{name}", getattr(defaults, name)) for name in _OPTIONS}
+    server_args = ServerArgs(**kwargs)
+    try:
+        activate(server_args, plugins, options, dialect)
+    except SystemExit as error:
+        raise ValueError(str(error)) from error
+    return server_args
+
+
+HOOKS = (
+    Hook(f"{_SERVER_ARGS}.add_cli_args", HookType.AFTER, _add_cli_args, ("parser",)),
+    Hook(f"{_SERVER_ARGS}.from_cli_args", HookType.AFTER, _from_cli_args, ("args",)),
+)

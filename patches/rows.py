@@ -1,0 +1,248 @@
+"""Rows that fork, join and replay put into a forward batch.
+
+One extend batch may hold rows that read slots which other rows of the same batch write, because
+the attention backend saves K and V before it attends. So a fork (the end of the goal and every
+seed) is one forward, a join (the ends of the paths and the conclusion's seed) another, and a whole
+text with finished blocks is a list of ordinary causal rows, one per segment.
+
+Touches ``ScheduleBatch.init_new`` and ``prepare_for_extend``, which the prefill scheduler calls the
+same way. Verified on SGLang 0.5.23.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+
+from ..engine.tree import Node, State
+from ..layout import Segment, extend_ranges
+from .branch import Branch, path_request, scratch_request
+from .slots import SlotPool
+
+
+class Row(Protocol):
+    """One row to be. Rows are launched in queue order; a row may rest on all before it."""
+
+    branch: Branch
+
+    @property
+    def starts(self) -> bool:
+        """Whether a new live path begins with this row."""
+        ...
+
+    def tokens(self, pool: SlotPool) -> int:
+        """How many tokens it will extend; 0 when there is nothing left to do."""
+        ...
+
+    def open(self, pool: SlotPool) -> Req:
+        """Make or reuse the request object and bind its row."""
+        ...
+
+    def settle(self, pool: SlotPool, req: Req, own: torch.Tensor) -> None:
+        """Take over the slots just allocated and write the row's head."""
+        ...
+
+
+def _written(branch: Branch) -> int:
+    """Row length of what is written of the node and everything above it."""
+    assert branch.slots is not None
+    return branch.node.base + len(branch.slots)
+
+
+@dataclass
+class Seed:
+    """Starts a path. The first one launched of a block also writes what is left of the goal."""
+
+    branch: Branch
+    starts: bool = field(default=True, init=False)
+
+    def _parent(self) -> Branch:
+        assert self.branch.node.parent is not None
+        parent: Branch = self.branch.node.parent.handle
+        return parent
+
+    def tokens(self, pool: SlotPool) -> int:
+        return self.branch.node.row_len - _written(self._parent())
+
+    def open(self, pool: SlotPool) -> Req:
+        node = self.branch.node
+        req = self.branch.req = path_request(self.branch)
+        parent = self._parent()
+        prefix_len = _written(parent) + parent.ahead
+        parent.ahead = node.base - _written(parent)
+        pool.bind(req, prefix_len=prefix_len, protected=node.base)
+        _extend(req, prefix_len, node.row_len)
+        node.state = State.RUNNING
+        return req
+
+    def settle(self, pool: SlotPool, req: Req, own: torch.Tensor) -> None:
+        parent = self._parent()
+        assert parent.slots is not None
+        lead = len(own) - len(self.branch.node.tokens)
+        if lead:
+            parent.slots = torch.cat([parent.slots, own[:lead]])
+            parent.ahead = 0
+        pool.fill(req, pool.visible(parent))
+
+
+@dataclass
+class Tail:
+    """Writes the end of a closed path."""
+
+    branch: Branch
+    starts: bool = field(default=False, init=False)
+
+    def tokens(self, pool: SlotPool) -> int:
+        return self.branch.node.row_len - _written(self.branch)
+
+    def open(self, pool: SlotPool) -> Req:
+        node = self.branch.node
+        req = scratch_request(self.branch, self.branch.row_tokens(), node.delta)
+        prefix_len = _written(self.branch)
+        pool.bind(req, prefix_len=prefix_len, protected=node.row_len)
+        _extend(req, prefix_len, node.row_len)
+        return req
+
+    def settle(self, pool: SlotPool, req: Req, own: torch.Tensor) -> None:
+        pool.fill(req, pool.visible(self.branch))
+        assert self.branch.slots is not None
+        self.branch.slots = torch.cat([self.branch.slots, own])
+
+
+@dataclass
+class Resume:
+    """Puts a node back into a row: after a join, with the slots of its ``kids``; after a replay."""
+
+    branch: Branch
+    kids: list[Node] = field(default_factory=list)
+    starts: bool = field(default=False, init=False)
+
+    def tokens(self, pool: SlotPool) -> int:
+        return self.branch.node.pending
+
+    def open(self, pool: SlotPool) -> Req:
+        branch, node = self.branch, self.branch.node
+        prefix_len = node.row_len - node.pending
+        req = branch.req
+        if req is None:
+            req = branch.req = path_request(branch)
+        else:
+            have = len(req.origin_input_ids) + len(req.output_ids) - node.base
+            req.output_ids.extend(node.tokens[have:])
+        req.skip_radix_cache_insert = True
+        req.logprob_start_len = -1
+        req.already_computed = prefix_len
+        protected = branch.protected if branch.is_trunk else node.base
+        pool.bind(req, prefix_len=prefix_len, protected=protected)
+        _extend(req, prefix_len, node.row_len)
+        node.state = State.RUNNING
+        return req
+
+    def settle(self, pool: SlotPool, req: Req, own: torch.Tensor) -> None:
+        branch = self.branch
+        assert branch.slots is not None
+        parts = [branch.slots, *(kid.handle.slots for kid in self.kids)]
+        for kid in self.kids:
+            kid.handle.slots = None
+        branch.slots = torch.cat(parts)
+        head = pool.visible(branch)
+        assert len(head) == branch.node.row_len - branch.node.pending
+        pool.fill(req, head)
+        branch.slots = None
+
+
+@dataclass
+class Replay:
+    """Recomputes the KV of a whole tree: ``slots[i]`` is that of its ``i``-th written token."""
+
+    root: Branch
+    tokens: list[int]
+    starts: dict[Node, int]
+    slots: torch.Tensor
+    written: int = 0
+
+
+@dataclass
+class ReplayRow:
+    """Writes (a piece of) one segment of a replay."""
+
+    branch: Branch
+    replay: Replay
+    segment: Segment
+    starts: bool = field(default=False, init=False)
+
+    def tokens(self, pool: SlotPool) -> int:
+        return self.segment.end - self.segment.start
+
+    def open(self, pool: SlotPool) -> Req:
+        segment, tokens = self.segment, self.replay.tokens
+        prefix_len = segment.prefix_len
+        ids = [t for a, b in segment.prefix for t in tokens[a:b]]
+        ids += tokens[segment.start : segment.end]
+        req = scratch_request(self.branch, ids, prefix_len - segment.position)
+        pool.bind(req, prefix_len=prefix_len, protected=len(ids))
+        _extend(req, prefix_len, len(ids))
+        return req
+
+    def settle(self, pool: SlotPool, req: Req, own: torch.Tensor) -> None:
+        slots = self.replay.slots
+        parts = [slots[a:b] for a, b in self.segment.prefix]
+        pool.fill(req, torch.cat([pool.empty, *parts]))
+        slots[self.segment.start : self.segment.end] = own
+        self.replay.written = self.segment.end
+
+
+def pieces(segment: Segment, size: int) -> list[Segment]:
+    """Cut a segment into runs of at most ``size`` tokens."""
+    made = []
+    for start in range(segment.start, segment.end, size):
+        prefix = extend_ranges(segment.prefix, segment.start, start)
+        end = min(start + size, segment.end)
+        made.append(Segment(start, end, segment.position + start - segment.start, prefix))
+    return made
+
+
+def _extend(req: Req, prefix_len: int, end: int) -> None:
+    """Set the token range the next forward computes."""
+    req.refresh_fill_ids()
+    assert len(req.full_untruncated_fill_ids) == end, "row and token ids disagree"
+    req.prefix_len = prefix_len
+    req.extend_end = end
+
+
+def launch(scheduler: Any, pool: SlotPool, rows: list[Row]) -> tuple[ScheduleBatch, list[Req]]:
+    """Build the extend batch of ``rows`` and settle their slots.
+
+    Returns:
+        The batch, and the scratch requests whose rows must be freed once it has been launched.
+    """
+    reqs = [row.open(pool) for row in rows]
+    for req in reqs:
+        req.is_retracted = False
+    batch = ScheduleBatch.init_new(
+        reqs,
+        scheduler.req_to_token_pool,
+        scheduler.token_to_kv_pool_allocator,
+        scheduler.tree_cache,
+        scheduler.model_config,
+        scheduler.enable_overlap,
+        scheduler.spec_algorithm,
+    )
+    batch.prepare_for_extend()
+    batch.decoding_reqs = None
+    at = 0
+    scratch = []
+    for row, req in zip(rows, reqs, strict=True):
+        own = batch.out_cache_loc[at : at + req.extend_len].to(torch.int64)
+        at += req.extend_len
+        row.settle(pool, req, own)
+        if isinstance(row, Tail | ReplayRow):
+            req.is_retracted = True  # stock code skips the result of such a row
+            scratch.append(req)
+    return batch, scratch
+
+
+__all__ = ["Replay", "ReplayRow", "Resume", "Row", "Seed", "Tail", "launch", "pieces"]

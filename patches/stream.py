@@ -1,0 +1,222 @@
+"""What the client sees: canonical order, logprobs in that order, ``meta_info``.
+
+Targets: ``SchedulerOutputStreamer._stream_output_generation`` and
+``build_additional_customized_info`` (the streamer sends each request's own ``output_ids``; paths
+must appear inside their trunk's), and ``TokenizerManager.update_request_meta_info`` (which would
+list our per-request values per token). Verified on SGLang 0.5.23.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sglang.srt.managers.schedule_batch import Req
+from sglang.srt.plugins.hook_registry import HookType
+
+from .branch import Branch, Scratch, branch_of
+from .hooks import Hook
+
+META_PREFIX = "multiverse_"
+_CHANNEL = "multiverse"
+
+
+class Record(NamedTuple):
+    """Everything ``return_logprob`` reports of one sampled token."""
+
+    value: float
+    token: int
+    top_values: Any
+    top_tokens: Any
+    ids_values: Any
+    ids_tokens: Any
+
+
+def pull_records(branch: Branch) -> None:
+    """Move new logprob entries of a path's request to its node."""
+    req = branch.req
+    if req is None or not req.return_logprob:
+        return
+    logs = req.logprob
+    values = logs.output_token_logprobs_val
+    while branch.unfilled and branch.pulled < len(values):
+        i, branch.pulled = branch.pulled, branch.pulled + 1
+        branch.node.records[branch.unfilled.pop(0)] = Record(
+            values[i],
+            logs.output_token_logprobs_idx[i],
+            _at(logs.output_top_logprobs_val, i),
+            _at(logs.output_top_logprobs_idx, i),
+            _at(logs.output_token_ids_logprobs_val, i),
+            _at(logs.output_token_ids_logprobs_idx, i),
+        )
+
+
+def _at(values: list[Any] | None, index: int) -> Any:
+    return values[index] if values and index < len(values) else None
+
+
+def sync_stream(root: Branch, *, everything: bool = False) -> bool:
+    """Append newly visible tokens to the trunk's outputs; whether there were any.
+
+    A forced token has logprob 0.0: under the engine its probability is one.
+    """
+    req, tree = root.req, root.tree
+    assert req is not None
+    for node in tree.nodes():
+        if node.parent is not None and node.handle is not None:
+            pull_records(node.handle)
+    emitted = tree.emit(everything=everything)
+    if not emitted:
+        return False
+    req.output_ids.extend(token for token, _, _ in emitted)
+    if req.return_logprob:
+        logs = req.logprob
+        top, ids = logs.top_logprobs_num > 0, logs.token_ids_logprob is not None
+        for token, _, record in emitted:
+            if record is None:
+                record = Record(0.0, token, [0.0], [token], [], [])
+            logs.output_token_logprobs_val.append(record.value)
+            logs.output_token_logprobs_idx.append(record.token)
+            if top:
+                logs.output_top_logprobs_val.append(record.top_values)
+                logs.output_top_logprobs_idx.append(record.top_tokens)
+            if ids:
+                logs.output_token_ids_logprobs_val.append(record.ids_values)
+                logs.output_token_ids_logprobs_idx.append(record.ids_tokens)
+    return True
+
+
+def visible_requests(reqs: list[Req]) -> list[Req]:
+    """The requests to stream: paths stand for their trunk, scratch rows for nothing."""
+    shown: list[Req] = []
+    seen: set[int] = set()
+    for req in reqs:
+        if isinstance(req.__dict__.get("multiverse"), Scratch):
+            continue
+        branch = branch_of(req)
+        if branch is None:
+            shown.append(req)
+            continue
+        root = branch.root
+        assert root.req is not None
+        if id(root) in seen:
+            continue
+        if req.finished() or (branch.is_trunk and not branch.node.kids):
+            seen.add(id(root))
+            shown.append(req)
+        elif not root.tree.over:
+            seen.add(id(root))
+            if sync_stream(root):
+                shown.append(root.req)
+    return shown
+
+
+def injected_spans(sampled: bytes | bytearray) -> list[list[int]]:
+    """``[start, end)`` runs of tokens the engine wrote itself, relative to the output."""
+    spans: list[list[int]] = []
+    for i, was_sampled in enumerate(sampled):
+        if was_sampled:
+            continue
+        if spans and spans[-1][1] == i:
+            spans[-1][1] = i + 1
+        else:
+            spans.append([i, i + 1])
+    return spans
+
+
+def meta_of(req: Req) -> dict[str, Any] | None:
+    """The ``meta_info`` keys of a finished request."""
+    branch = branch_of(req)
+    if branch is None or not req.finished():
+        return None
+    tree = branch.tree
+    measured = tree.parallelism()
+    sampled = bytearray()
+
+    def collect(node: Any) -> None:
+        sampled.extend(node.sampled)
+        for kid in node.kids:
+            collect(kid)
+
+    collect(tree.root)
+    return {
+        "parallelism": round(measured.degree, 6),
+        "net_parallelism": round(measured.net, 6),
+        "critical_path_tokens": measured.critical_path_tokens,
+        "forks": tree.tally.forks,
+        "paths": tree.tally.paths,
+        "depth": tree.tally.depth,
+        "forward_steps": tree.tally.forward_steps,
+        "injected": injected_spans(sampled[tree.prompt_len :]),
+    }
+
+
+def customized_info(reqs: list[Req]) -> dict[str, list[Any]]:
+    """One entry per request in ``reqs`` for the tokenizer process."""
+    values = [meta_of(req) for req in reqs]
+    return {_CHANNEL: values} if any(values) else {}
+
+
+def flatten_meta(meta_info: dict[str, Any], info: dict[str, Any], index: int) -> dict[str, Any]:
+    """Move our values of request ``index`` into ``meta_info``; returns what is left of ``info``."""
+    values = info.get(_CHANNEL)
+    if values is None:
+        return info
+    if values[index]:
+        meta_info.update({META_PREFIX + key: value for key, value in values[index].items()})
+    return {key: value for key, value in info.items() if key != _CHANNEL}
+
+
+def _stream(
+    original: Any,
+    streamer: Any,
+    reqs: list[Req],
+    return_logprob: bool,
+    skip_req: Any = None,
+    is_idle_batch: bool = False,
+) -> Any:
+    return original(streamer, visible_requests(reqs), return_logprob, skip_req, is_idle_batch)
+
+
+def _additional(result: dict[str, Any], streamer: Any, reqs: list[Req]) -> dict[str, Any]:
+    return {**result, **customized_info(reqs)}
+
+
+def _meta(
+    original: Any,
+    manager: Any,
+    meta_info: dict[str, Any],
+    state: Any,
+    info: dict[str, Any],
+    index: int,
+    finish_reason: Any,
+) -> Any:
+    info = flatten_meta(meta_info, info, index)
+    return original(manager, meta_info, state, info, index, finish_reason) if info else None
+
+
+_STREAMER = "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer"
+
+HOOKS = (
+    Hook(
+        f"{_STREAMER}._stream_output_generation",
+        HookType.AROUND,
+        _stream,
+        ("self", "reqs", "return_logprob", "skip_req", "is_idle_batch"),
+    ),
+    Hook(
+        f"{_STREAMER}.build_additional_customized_info",
+        HookType.AFTER,
+        _additional,
+        ("self", "reqs"),
+    ),
+)
+
+#: In the process of the HTTP server and the tokenizer.
+MAIN_HOOKS = (
+    Hook(
+        "sglang.srt.managers.tokenizer_manager.TokenizerManager.update_request_meta_info",
+        HookType.AROUND,
+        _meta,
+        ("self", "meta_info", "state", "customized_info", "index", "finish_reason"),
+    ),
+)

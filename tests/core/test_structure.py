@@ -238,7 +238,9 @@ def test_a_canonical_text_has_no_issue_and_a_cut_one_says_so(made: Made) -> None
     parse(tokens, DIALECT, strict=True)
     cuts = {t for start, end, _ in spans(made) for t in range(start + 1, end)}
     for n in range(len(tokens)):
-        assert parse(tokens[:n], DIALECT).well_formed == (n not in cuts)
+        cut = parse(tokens[:n], DIALECT)
+        assert cut.well_formed == (n not in cuts)
+        assert {issue.code for issue in cut.issues} <= {"unclosed"}
 
 
 def paths_of(trace: Trace) -> list[tuple[int, int, int]]:
@@ -371,8 +373,13 @@ def test_outlines_are_known_at_the_fork() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(tag_soup(), tag_soup(), tag_soup())
-def test_a_copy_goes_its_own_way(head: list[int], mine: list[int], others: list[int]) -> None:
+@given(st.integers(1, 4), st.data())
+def test_a_copy_goes_its_own_way(n: int, data: st.DataObject) -> None:
+    goal = [Tag.PARALLEL, Tag.GOAL, *[Tag.OUTLINE, Tag.END_OUTLINE] * n, Tag.END_GOAL, Tag.PATH]
+    steps = st.lists(st.sampled_from([*Tag, Tag.END_OUTLINE, Tag.END_GOAL, Tag.END_PATH]))
+    head = [int(tag) for tag in goal[: data.draw(st.integers(0, len(goal)))]]
+    mine, others = ([int(tag) for tag in data.draw(steps)] for _ in range(2))
+
     def feed(sequencer: Sequencer, tokens: list[int]) -> list[Signal]:
         return [sequencer.feed(token, i) for i, token in enumerate(tokens)]
 

@@ -135,14 +135,15 @@ def segments(trace: Trace) -> list[Segment]:
         # Tokens of this sequence see `prefix` and, from `at` on, one another.
         blocks, at, prefix = pending.pop()
         for block in blocks:
-            before = _extend(prefix, at, block.region_start)
+            before = extend_ranges(prefix, at, block.region_start)
             first, *later = block.paths
             pending.append((first.blocks, at, prefix))
             for path in later:
                 prefixes[path.start] = before
                 pending.append((path.blocks, path.start, before))
             if later:
-                at, prefix = block.region_end, _extend(before, block.region_start, block.region_end)
+                at = block.region_end
+                prefix = extend_ranges(before, block.region_start, at)
                 prefixes.setdefault(at, prefix)  # as in _shifts, the outermost decides
     starts = sorted(start for start in prefixes if start < trace.length)
     position = layout_of(trace).position
@@ -152,9 +153,10 @@ def segments(trace: Trace) -> list[Segment]:
     ]
 
 
-def _extend(
+def extend_ranges(
     prefix: tuple[tuple[int, int], ...], start: int, end: int
 ) -> tuple[tuple[int, int], ...]:
+    """Append the range ``[start, end)``, merged with the last one where they touch."""
     if start >= end:
         return prefix
     if prefix and prefix[-1][1] == start:
@@ -189,6 +191,7 @@ __all__ = [
     "LAYOUT_VERSION",
     "Layout",
     "Segment",
+    "extend_ranges",
     "layout",
     "layout_of",
     "pack",

@@ -358,7 +358,7 @@ class _Reader:
     def conclusion(
         self, start: int, end: int, tail: int, siblings: Sequence[structure.Block], depth: int
     ) -> Conclusion:
-        closed = end - 1 > start and int(self.ids[end - 1]) == Tag.END_CONCLUSION
+        closed = int(self.ids[end - 1]) == Tag.END_CONCLUSION
         limit = self.at[end - 1 if closed else tail]
         at, gap = self.after(self.at[start + 1], limit)
         content, before = self.content(at, limit, siblings, depth + 1, to_tag=closed)

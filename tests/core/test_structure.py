@@ -337,6 +337,8 @@ WRITTEN = (
         (f"{goal(1)}{WRITTEN}x\n", 0),
         (f"{goal(1)}{WRITTEN}x\n</Path>\n", 1),
         (f"{goal(1)}x\n</Path>\n", 1),  # the paths never came
+        (f"{goal(1)}{WRITTEN}<Path>\nx\n</Path>\n", 1),  # its conclusion has come
+        (f"{goal(1)}</Parallel>\n<Path>\nx\n</Path>\n", 1),
         (f"{goal(1)}<Path>\n1: x\n</Path>\n</Path>\n", 1),
         (f"{goal(1)}<Path>\n1:\n{goal(1)}{WRITTEN}x\n</Path>\n", 0),
         (f"{goal(1)}<Path>\n1:\n{goal(1)}{WRITTEN}x\n</Path>\n</Path>\n", 1),

@@ -245,6 +245,13 @@ def test_gaps_are_kept_by_name_and_can_be_dropped() -> None:
     assert serialise(document) == CANONICAL
 
 
+def test_a_blank_line_before_a_block_is_text() -> None:
+    document = parse_text(CANONICAL.replace("Two sums.\n", "Two sums.\n\n"))
+    assert document.thought is not None
+    assert document.thought[0] == "Two sums.\n\n"
+    assert not any(node.gaps for node in nodes(document))
+
+
 @pytest.mark.parametrize(
     ("text", "closed", "head", "thought", "answer"),
     [

@@ -196,9 +196,15 @@ def test_a_tree_that_says_nothing_of_spacing_is_written_canonically() -> None:
 
 
 def test_writing_changes_no_node() -> None:
-    document = built()
-    serialise(document)
-    assert document == built()
+    def explicit() -> Document:
+        document = built()
+        block = document.blocks[0]
+        block.cue, block.gaps = MULTIVERSE.cue, {"after_parallel": "\n"}
+        return document
+
+    document = explicit()
+    assert serialise(document) == CANONICAL
+    assert document == explicit()
 
 
 words = st.text("ab .,\n", max_size=6)

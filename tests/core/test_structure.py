@@ -176,7 +176,9 @@ def test_strict_parsing_names_every_departure_and_its_place(
     for (_, rest), (_, place) in zip(found, expected, strict=True):
         assert rest.startswith(place)
         assert bool(rest) == bool(place)
-    assert [issue.code for issue in tree(text).issues] == [code for code, _ in expected]
+    trace = tree(text)
+    assert [issue.code for issue in trace.issues] == [code for code, _ in expected]
+    sound(trace.blocks, 0, trace.length)
 
 
 def test_the_error_tells_the_first_issue_and_how_many_more() -> None:

@@ -177,6 +177,13 @@ def test_a_small_example_by_hand() -> None:
     assert np.flatnonzero(laid.left_hidden).tolist() == [12]
 
 
+def test_a_thought_that_ends_in_a_nested_path_goes_on_after_the_longest_path() -> None:
+    opening = [2, 4, 6, 7, 6, 7, 5]
+    long, short = [8, *[WORD] * 50, 9], [8, WORD]
+    tokens = [*opening, *long, 8, *opening, *short, int(Tag.END_THINK)]
+    assert layout(tokens, DIALECT).position[-1] == len(opening) + len(long)
+
+
 def test_nesting_of_any_depth() -> None:
     """A model that opens blocks for ever is no reason to fail."""
     opening = [2, 4, 6, 7, 6, 7, 5, 8]

@@ -376,6 +376,17 @@ def test_outlines_are_known_at_the_fork() -> None:
     assert labels == [lexed.dialect.ordinal(i) for i in range(3)]
 
 
+def test_a_copy_shares_no_open_path() -> None:
+    lexed = lex(f"{goal(1)}<Path>\n1: x\n")
+    sequencer = Sequencer(lexed.dialect, 1)
+    for i, token in enumerate(lexed.ids):
+        sequencer.feed(int(token), i)
+    copy = sequencer.copy()
+    for _ in range(2):
+        copy.feed_tag(Tag.END_PATH, 0)
+    assert (sequencer.closers, copy.closers) == (2, 1)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 4), st.data())
 def test_a_copy_goes_its_own_way(n: int, data: st.DataObject) -> None:

@@ -206,7 +206,7 @@ def test_a_text_of_32k_tokens_takes_milliseconds(depth: int) -> None:
 
 
 def _seconds(ids: np.ndarray) -> float:
-    begin = time.perf_counter()
+    begin = time.process_time()  # other processes may have the machine
     laid: Layout = layout(ids, DIALECT)
     assert len(laid) == len(ids)
-    return time.perf_counter() - begin
+    return time.process_time() - begin

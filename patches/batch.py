@@ -1,7 +1,8 @@
 """Hooks on requests and batches.
 
-Targets: ``Req.update_finish_state`` (sees every committed token), ``Req.next_output_finishes_by_length``
-(overlap drops a row one token early by it, but a tree's budget is not a path's),
+Targets: ``Req.update_finish_state`` (sees every committed token),
+``Req.next_output_finishes_by_length`` (overlap drops a row one token early by it, but a tree's
+budget is not a path's),
 ``ScheduleBatch.filter_batch`` (run every step; drops rows that no longer decode) and
 ``ScheduleBatch.retract_decode`` (stock code retracts single rows; a tree goes as a whole).
 Verified on SGLang 0.5.23.

@@ -237,6 +237,9 @@ class Coordinator:
             pull_records(kid.handle)
         sync_stream(branch.root)
         kids = tree.join(node)
+        if kids is None:
+            self.finish(branch.root, FINISH_LENGTH(length=tree.total))
+            return
         sync_stream(branch.root)
         self._queue_first([*(Tail(kid.handle) for kid in kids), Resume(branch, kids)])
 
@@ -486,15 +489,17 @@ class Coordinator:
     def idle(self) -> bool:
         return not (self.trees or self.queue or self._scratch or self._ending)
 
-    def owned_tokens(self) -> int:
-        """Tokens whose slots no row owns: parked nodes and a replay under way."""
-        replay = 0 if self.replaying is None else self.replaying.written
-        queued = [kid for row in self.queue if isinstance(row, Resume) for kid in row.kids]
-        return (
-            replay
-            + sum(self.pool.owned(branch) for root in self.trees for branch in self._branches(root))
-            + sum(self.pool.owned(kid.handle) for kid in queued)
-        )
+    def owned(self) -> list[tuple[str, int]]:
+        """Who owns slots outside any row, and how many: parked nodes and a replay under way."""
+        kids = [kid.handle for row in self.queue if isinstance(row, Resume) for kid in row.kids]
+        parked = [branch for root in self.trees for branch in self._branches(root)]
+        held = [
+            (f"{branch.root.req.rid} {branch.node.key}", self.pool.owned(branch))
+            for branch in [*parked, *kids]
+        ]
+        if self.replaying is not None:
+            held.append((f"{self.replaying.root.req.rid} replay", self.replaying.written))
+        return [(name, tokens) for name, tokens in held if tokens]
 
     def note_forward(self, reqs: list[Req]) -> list[int] | None:
         """Count the forward and give each row's delta, or None when all are zero."""

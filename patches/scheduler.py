@@ -80,10 +80,9 @@ def _owners(result: list[Any], checker: Any) -> list[Any]:
     """Add what nodes without a row own, in the form the checker sums up."""
     if _active is None:
         return result
-    owned = _active.owned_tokens()
-    if owned:
-        kv = ReqKvInfo(kv_allocated_len=owned, kv_committed_len=0)
-        result = [*result, SimpleNamespace(rid="multiverse", kv=kv, beam_group=None)]
+    for rid, tokens in _active.owned():
+        kv = ReqKvInfo(kv_allocated_len=tokens)
+        result.append(SimpleNamespace(rid=rid, kv=kv, beam_group=None))
     return result
 
 

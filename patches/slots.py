@@ -63,9 +63,10 @@ class SlotPool:
 
     def bind(self, req: Req, *, prefix_len: int, protected: int) -> None:
         """Give ``req`` a row whose first ``prefix_len`` entries :meth:`fill` will write."""
-        assert self.rows.alloc([req]) is not None, "the caller checks for free rows"
-        req.kv.kv_allocated_len = req.kv.kv_committed_len = prefix_len
         req.kv.cache_protected_len = protected
+        if prefix_len:  # without one, stock allocation gives the row
+            assert self.rows.alloc([req]) is not None, "the caller checks for free rows"
+            req.kv.kv_allocated_len = req.kv.kv_committed_len = prefix_len
 
     def fill(self, req: Req, slots: torch.Tensor) -> None:
         """Write the head of the row of ``req``."""

@@ -7,7 +7,7 @@ import typer
 
 import sglang_multiverse
 
-from . import inspect
+from . import demo, doctor, inspect, serve
 
 app = typer.Typer(
     name="multiverse",
@@ -32,4 +32,9 @@ def main(
     """Natively parallel generation: fork, join, and everything around them."""
 
 
+app.command("demo")(demo.command)
+app.command("doctor")(doctor.command)
 app.command("inspect")(inspect.command)
+app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    serve.command
+)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..structure import Limits
+from ..sequencer import Limits
 
 
 class OptionError(ValueError):

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from ..dialect import Dialect, Tag
 from ..layout import layout_of
 from ..parallelism import Parallelism, parallelism
-from ..structure import Block, Limits, Path, Sequencer, Signal, Trace, parse
+from ..sequencer import Limits, Sequencer, Signal
+from ..structure import Block, Path, Trace, parse
 from .options import EngineOptions
 
 
@@ -86,8 +87,8 @@ class Node:
         self.index = index
         self.depth = sequencer.depth
         self.sequencer = sequencer
-        self.base = 0 if parent is None else parent.row_len
-        self.delta = 0 if parent is None else parent.delta
+        self.base: int = 0 if parent is None else parent.row_len
+        self.delta: int = 0 if parent is None else parent.delta
         self.tokens: list[int] = []
         self.sampled = bytearray()
         self.records: list[Any] = []
@@ -203,30 +204,37 @@ class Tree:
             node.emitted += 1
         self.total += 1
         node.pending = 1
+        closers = node.sequencer.closers
         signal = node.sequencer.feed(token, offset)
         if self._spent(node):
             return self.end()
         if signal is Signal.FORK:
             return self._fork(node)
         if node.parent is not None and signal in (Signal.END_PATH, Signal.END_THINK):
-            return self.end_path(node, replace=signal is Signal.END_THINK)
+            return self.end_path(node, replace=signal is Signal.END_THINK, closers=closers)
         return Outcome.CONTINUE
 
-    def end_path(self, node: Node, *, replace: bool) -> Outcome:
-        """``node``'s last token ends its path; with ``replace`` it was an end of text or thought
-        and becomes the path's closing tag."""
+    def end_path(self, node: Node, *, replace: bool, closers: int | None = None) -> Outcome:
+        """``node``'s last token ends its path.
+
+        With ``replace`` it was an end of text or thought and becomes the path's closing tag; paths
+        of declined goals that are still open are closed with it.
+
+        Args:
+            closers: how many closing tags end the path, where the last token changed that.
+        """
+        end, tail = self.dialect[Tag.END_PATH], self.dialect.path_tail
+        missing = (closers or node.sequencer.closers) - 1 if replace else 0
+        tail = missing * (*tail, end) + tail
+        # Whatever follows needs a token more: a sibling's, or the conclusion's first.
+        if not self._room(len(tail), 1):
+            return self.end()
         if replace:
-            node.tokens[-1] = self.dialect[Tag.END_PATH]
+            node.tokens[-1] = end
             node.sampled[-1] = False
             node.stale = len(node.tokens) - 1
-        tail = self.dialect.path_tail
-        if not self._room(len(tail)):
-            return self.end()
         self._inject(node, tail)
         node.state = State.CLOSED
-        assert node.parent is not None
-        if self.ready_to_join(node.parent) and not self._room(len(self.dialect.conclusion_seed), 1):
-            return self.end()
         return Outcome.END_PATH
 
     def end(self) -> Outcome:
@@ -259,12 +267,16 @@ class Tree:
     def ready_to_join(self, node: Node) -> bool:
         return node.state is State.FORKED and all(kid.state is State.CLOSED for kid in node.kids)
 
-    def join(self, node: Node) -> list[Node]:
+    def join(self, node: Node) -> list[Node] | None:
         """Make the closed paths of ``node`` its own tokens and seed the conclusion.
 
-        Returns the paths, in order; their slots now belong to ``node``.
+        Returns the paths, in order; their slots now belong to ``node``. None when the budget has
+        no room for a conclusion: the tree has ended.
         """
         assert self.ready_to_join(node)
+        if not self._room(len(self.dialect.conclusion_seed), 1):
+            self.end()
+            return None
         kids = node.kids
         flushed = all(kid.emitted == len(kid.tokens) for kid in kids)
         furthest = max(kid.next_position for kid in kids)

@@ -1,48 +1,110 @@
-"""A custom logit processor that makes a served model write a given text.
+"""A custom logit processor that makes a served model write what a test wants.
 
-SGLang hands it the logits of every row that samples, with the row's request. Where the row's node
-stands in the text decides which token is forced; the logits it would have sampled from are
-appended to a file first, so that a test can compare them with a reference forward pass.
+SGLang hands it the logits of every row that samples, with the row's request. It decides the token,
+forces it, and appends the logits the model would have sampled from to a file, so that a test can
+compare them with a reference forward pass over the finished text.
+
+Where a row stands is told by its *key*: ``""`` for the trunk, then for every fork on the way
+``/{own tokens of the parent before its paths}.{index of the path}``. A parser finds the same keys
+in the finished text (:func:`starts`), which is how the two are matched.
 """
 
-import numpy as np
+from __future__ import annotations
+
+import functools
+import pickle
+import random
+from typing import Any
+
 from sglang.srt.sampling.custom_logit_processor import CustomLogitProcessor
 
-from sglang_multiverse.patches.branch import branch_of
-from sglang_multiverse.structure import parse
+from sglang_multiverse.engine.tree import Node
+from sglang_multiverse.patches.branch import Scratch
+from sglang_multiverse.patches.scheduler import coordinator
+from sglang_multiverse.structure import Block, Trace, parse
 
 
-class Script(CustomLogitProcessor):
-    """Reads ``custom_params``: ``script`` (ids of prompt and answer) and ``record`` (a file)."""
+class Forced(CustomLogitProcessor):
+    """Reads ``custom_params``: ``record`` (a file), and one of ``script`` (ids of prompt and
+    answer; after it ``eos``, or with ``then`` any of ``words``, sampled) or ``soup`` (a seed, with
+    ``tags``, ``words`` and ``eos``)."""
 
-    def __call__(self, logits, custom_param_list):
+    def __call__(self, logits: Any, custom_param_list: Any) -> Any:
         for row, params in zip(logits, custom_param_list, strict=True):
-            if not params or "script" not in params:
-                continue
             request = params["__req__"]
-            branch = branch_of(request)
-            if branch is None:  # a row that only writes KV
+            mark = request.__dict__.get("multiverse")
+            if isinstance(mark, Scratch):  # a row that only writes KV
                 continue
-            node, script = branch.node, params["script"]
-            # With overlap the newest token is not in node.tokens yet; the row's length is exact.
-            own = request.kv.kv_committed_len - node.base
-            at = start_of(node, parse(script, branch.tree.dialect)) + own
+            if mark is None:  # the request has switched fork and join off
+                key, own = "", request.kv.kv_committed_len
+            else:
+                # With overlap the newest token is not in node.tokens yet; the row's length is.
+                key, own = key_of(mark.node), request.kv.kv_committed_len - mark.node.base
             if "record" in params:
                 with open(params["record"], "ab") as file:
-                    np.array([at], dtype=np.int32).tofile(file)
-                    row.float().cpu().numpy().tofile(file)
+                    pickle.dump((key, own, row.float().cpu().numpy()), file)
+            allowed = self.choose(params, key, own)
+            kept = row[allowed].clone()
             row.fill_(float("-inf"))
-            row[script[at] if at < len(script) else params["eos"]] = 0.0
+            row[allowed] = kept if len(allowed) > 1 else 0.0
         return logits
 
+    @staticmethod
+    def choose(params: Any, key: str, own: int) -> list[int]:
+        if "script" not in params:
+            rng = random.Random(f"{params['soup']}{key}:{own}")
+            return [soup_token(rng, params)]
+        script = params["script"]
+        at = own if not key else _starts(tuple(script)).get(key, len(script)) + own
+        if at < len(script):
+            return [script[at]]
+        return params["words"] if "then" in params else [params["eos"]]
 
-def start_of(node, trace):
-    """Offset in the script of the first of a node's own tokens."""
+
+@functools.cache
+def _starts(script: tuple[int, ...]) -> dict[str, int]:
+    active = coordinator()
+    assert active is not None
+    return starts(parse(script, active.dialect))
+
+
+def soup_token(rng: random.Random, params: Any) -> int:
+    """Mostly fragments of blocks in a plausible order, often enough not."""
+    roll = rng.random()
+    if roll < 0.55:
+        return rng.choice(params["words"])
+    if roll < 0.57:
+        return params["eos"]
+    return rng.choice(params["tags"])
+
+
+def key_of(node: Node) -> str:
     if node.parent is None:
-        return 0
-    parent = node.parent
-    region_start = start_of(parent, trace) + len(parent.tokens)
-    for block, _ in trace.walk():
-        if block.region_start == region_start:
-            return block.paths[node.index].start
-    raise AssertionError(f"the engine forked at {region_start}, the script does not")
+        return ""
+    return f"{key_of(node.parent)}/{len(node.parent.tokens)}.{node.index}"
+
+
+def starts(trace: Trace) -> dict[str, int]:
+    """Key of every sequence of a text → offset of its first token."""
+    found = {"": 0}
+
+    def walk(blocks: list[Block], key: str, start: int) -> None:
+        for block in blocks:
+            for i, path in enumerate(block.paths):
+                inner = f"{key}/{block.region_start - start}.{i}"
+                found[inner] = path.start
+                walk(path.blocks, inner, path.start)
+
+    walk(trace.blocks, "", 0)
+    return found
+
+
+def read_rows(path: str) -> list[tuple[str, int, Any]]:
+    """``(key, own index of the token sampled from them, logits)`` of every recorded row."""
+    rows = []
+    with open(path, "rb") as file:
+        while True:
+            try:
+                rows.append(pickle.load(file))
+            except EOFError:
+                return rows

@@ -1,0 +1,167 @@
+"""``multiverse doctor``: can this environment serve, and if not, why."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. ``ok`` is None for what is merely worth knowing."""
+
+    check: str
+    ok: bool | None
+    detail: str
+    remedy: str = ""
+
+
+def command(
+    model_path: Annotated[
+        str | None, typer.Option(help="Also check this checkpoint's tokenizer for a dialect.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """Say in one screen whether this environment can serve with fork and join, and why not.
+
+    Exits with 1 when it cannot.
+    """
+    checks: list[Callable[[], Finding]] = [
+        _python,
+        _sglang,
+        _entry_point,
+        _environment,
+        _hooks,
+        _device,
+    ]
+    if model_path is not None:
+        checks.append(lambda: _checkpoint(model_path))
+    findings = [_run(check) for check in checks]
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        _show(findings)
+    if any(finding.ok is False for finding in findings):
+        raise typer.Exit(1)
+
+
+def _run(check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except Exception as error:  # a broken environment breaks in any way; say which check met it
+        name = getattr(check, "__name__", "check").strip("_")
+        return Finding(name, False, f"{type(error).__name__}: {error}")
+
+
+def _show(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    marks = {True: "[green]ok[/]", False: "[red]no[/]", None: "[dim]–[/]"}
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "check", "found", "what to do"):
+        table.add_column(heading)
+    for finding in findings:
+        table.add_row(marks[finding.ok], finding.check, finding.detail, finding.remedy)
+    console = Console()
+    console.print(table)
+    bad = [finding for finding in findings if finding.ok is False]
+    console.print(
+        "[red]This environment cannot serve.[/]"
+        if bad
+        else "[green]Ready:[/] sglang serve --plugin multiverse --model-path …",
+        highlight=False,
+    )
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    ok = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    return Finding("python", ok, version, "" if ok else "use Python 3.11 or 3.12")
+
+
+def _sglang() -> Finding:
+    wanted = "0.5.23"
+    try:
+        found = metadata.version("sglang")
+    except metadata.PackageNotFoundError:
+        return Finding("sglang", False, "not installed", f"pip install 'sglang=={wanted}'")
+    ok = found == wanted
+    return Finding("sglang", ok, found, "" if ok else f"pip install 'sglang=={wanted}'")
+
+
+def _entry_point() -> Finding:
+    names = {point.name for point in metadata.entry_points(group="sglang.srt.plugins")}
+    ok = "multiverse" in names
+    return Finding(
+        "plugin",
+        ok,
+        "SGLang finds it" if ok else "SGLang does not find it",
+        "" if ok else "install this package into SGLang's environment",
+    )
+
+
+def _environment() -> Finding:
+    allowed = [name.strip() for name in os.environ.get("SGLANG_PLUGINS", "").split(",") if name]
+    if allowed and "multiverse" not in allowed:
+        return Finding(
+            "SGLANG_PLUGINS", False, ",".join(allowed), "add multiverse to it, or unset it"
+        )
+    chosen = os.environ.get("SGLANG_PLATFORM", "")
+    if chosen and chosen != "torch_cpu":
+        return Finding(
+            "SGLANG_PLATFORM",
+            False,
+            chosen,
+            "unset it: with another platform chosen by name, SGLang skips this package's plugin",
+        )
+    return Finding("environment", True, f"SGLANG_PLATFORM={chosen}" if chosen else "unrestricted")
+
+
+def _hooks() -> Finding:
+    os.environ.setdefault("SGLANG_PLATFORM", _platform())
+    from ..patches import arguments, batch, forward, scheduler, stream
+    from ..patches.hooks import problems
+
+    rooms = (arguments, batch, forward, scheduler, stream)
+    hooks = [hook for room in rooms for hook in room.HOOKS] + list(stream.MAIN_HOOKS)
+    found = problems(hooks)
+    if found:
+        return Finding("hooks", False, "; ".join(found), "pip install 'sglang==0.5.23'")
+    return Finding("hooks", True, f"{len(hooks)} targets as expected")
+
+
+def _platform() -> str:
+    from ..server import accelerator
+
+    return "" if accelerator() else "torch_cpu"
+
+
+def _device() -> Finding:
+    from ..server import accelerator
+
+    device = accelerator()
+    if device is None:
+        return Finding("device", None, "no accelerator: the torch_cpu platform, exact but slow")
+    return Finding("device", True, device)
+
+
+def _checkpoint(model_path: str) -> Finding:
+    from transformers import AutoTokenizer
+
+    from ..dialect import Dialect, DialectError
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
+    try:
+        dialect = Dialect.from_tokenizer(tokenizer)
+    except DialectError as error:
+        return Finding("dialect", False, str(error), "serve a checkpoint trained with the tags")
+    return Finding("dialect", True, dialect.name)

@@ -1,0 +1,79 @@
+"""What the tests ask a server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sglang_multiverse.server import Server, ServerError
+
+from .script import Forced
+
+
+class Client:
+    def __init__(self, server: Server):
+        self.server = server
+
+    def generate(
+        self, input_ids: Sequence[int] | None = None, *, text: str | None = None, **body: Any
+    ) -> dict[str, Any]:
+        """``/generate``; keyword arguments that are not its fields are sampling parameters."""
+        answer: dict[str, Any] = self.server.request("/generate", _body(input_ids, text, body))
+        return answer
+
+    def stream(self, input_ids: Sequence[int], **body: Any) -> list[dict[str, Any]]:
+        """Every event of a streamed ``/generate``."""
+        request = {**_body(input_ids, None, body), "stream": True}
+        return list(self.server.stream("/generate", request))
+
+    def force(self, input_ids: Sequence[int], params: dict[str, Any], **body: Any) -> Any:
+        """``/generate`` with the tokens decided by :class:`~.script.Forced`."""
+        return self.generate(
+            input_ids, custom_logit_processor=Forced.to_str(), custom_params=params, **body
+        )
+
+    def at_once(self, calls: Iterable[Any], workers: int = 20) -> list[Any]:
+        """Run thunks concurrently; results in order."""
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(lambda call: call(), calls))
+
+    def used_tokens(self) -> int:
+        """KV tokens in use once nothing runs any more."""
+        for _ in range(100):
+            (load,) = self.server.request("/v1/loads?include=core")["loads"]
+            if load["num_running_reqs"] == 0 and load["num_waiting_reqs"] == 0:
+                return int(load["num_used_tokens"])
+            time.sleep(0.1)
+        raise AssertionError("requests are still running")
+
+    def assert_sound(self) -> None:
+        """The server lives, holds no KV, and none of SGLang's memory checks has spoken."""
+        assert self.server.alive, self.server.last_words(60)
+        assert self.used_tokens() == 0
+        log = self.server.log()
+        for cry in ("leak", "double free", "use-after-free", "Scheduler hit an exception"):
+            assert cry not in log, cry
+
+
+_FIELDS = {
+    "return_logprob",
+    "top_logprobs_num",
+    "token_ids_logprob",
+    "logprob_start_len",
+    "custom_logit_processor",
+    "rid",
+    "return_text_in_logprobs",
+}
+
+
+def _body(ids: Sequence[int] | None, text: str | None, body: dict[str, Any]) -> dict[str, Any]:
+    fields = {key: value for key, value in body.items() if key in _FIELDS}
+    params = {key: value for key, value in body.items() if key not in _FIELDS}
+    prompt = {"text": text} if ids is None else {"input_ids": list(ids)}
+    params = {"temperature": 0, "max_new_tokens": 1500, **params}
+    return {**prompt, **fields, "sampling_params": params}
+
+
+__all__ = ["Client", "ServerError"]

@@ -1,0 +1,101 @@
+"""Real SGLang servers on the tiny model, one of each kind per test session, memory checks on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sglang_multiverse.dialect import Dialect
+from sglang_multiverse.server import Server
+from sglang_multiverse.tiny import MODEL_DIR
+from sglang_multiverse.training import enable_multiverse_attention
+
+from .client import Client
+from .texts import Texts
+
+pytest.importorskip("sglang", reason="the serve extra is not installed")
+
+CHECKS = {
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE": "1",
+    "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1",
+    "OMP_NUM_THREADS": "1",
+    # The custom logit processor is imported by name in the scheduler's process.
+    "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+}
+FLAGS = ["--dtype", "float32", "--enable-custom-logit-processor", "--random-seed", "1"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "e2e" in Path(item.path).parts:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(MODEL_DIR)
+
+
+@pytest.fixture(scope="session")
+def dialect(tokenizer: Any) -> Dialect:
+    return Dialect.from_tokenizer(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def texts(tokenizer: Any, dialect: Dialect) -> Texts:
+    return Texts(tokenizer, dialect)
+
+
+@pytest.fixture(scope="session")
+def trainer_model() -> Any:
+    """The tiny model as the trainer runs it."""
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(
+        MODEL_DIR, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    return enable_multiverse_attention(model.eval())
+
+
+def _serve(plugin: bool, *flags: str) -> Iterator[Client]:
+    with Server(MODEL_DIR, flags=[*FLAGS, *flags], env=CHECKS, plugin=plugin) as server:
+        client = Client(server)
+        yield client
+        client.assert_sound()
+
+
+@pytest.fixture(scope="session")
+def overlap() -> Iterator[Client]:
+    """Overlap scheduling on, room for everything."""
+    yield from _serve(True, "--max-total-tokens", "20000")
+
+
+@pytest.fixture(scope="session")
+def tight() -> Iterator[Client]:
+    """Overlap scheduling off, and a pool that a dozen requests overfill."""
+    yield from _serve(
+        True,
+        *("--max-total-tokens", "2200", "--schedule-conservativeness", "0.02"),
+        "--disable-overlap-schedule",
+    )
+
+
+@pytest.fixture(scope="session")
+def stock() -> Iterator[Client]:
+    """The package installed, the plugin not asked for."""
+    yield from _serve(False, "--max-total-tokens", "20000")
+
+
+@pytest.fixture(scope="session", params=["overlap", "tight"])
+def server(request: pytest.FixtureRequest) -> Client:
+    """Each of the two servers with the plugin."""
+    client: Client = request.getfixturevalue(request.param)
+    return client

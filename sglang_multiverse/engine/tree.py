@@ -201,6 +201,7 @@ class Tree:
         offset = len(node.tokens)
         node.append((token,), sampled=True)
         if node.parent is None:
+            assert node.emitted == offset, "the trunk's stream is behind its own samples"
             node.emitted += 1
         self.total += 1
         node.pending = 1

@@ -9,54 +9,88 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..tiny.task import Mode, Problem, generate
+from ..tiny.task import Mode, generate
+from .muon import MuonAdamW
 from .tiny_eval import messages, written
 from .tiny_model import tiny_model, tiny_tokenizer
 from .trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 
 #: Short problems come first, so that copying and the digit tables are learnt on cheap steps.
 EASY = {"single": 0.3, "compare": 0.5, "sum": 0.2}
-EASY_SHARE = 0.2
+EASY_STEPS = 300
+#: Share of the steps over which the learning rate falls to nothing.
+DECAY_SHARE = 0.4
+#: The same where the clock ends the run.
+CLOCK_DECAY_SHARE = 0.6
 #: Share of rows that ask for parallel steps; the rest ask for the same work in one sequence.
 PARALLEL_SHARE = 0.7
 #: Batches whose rows are sorted by length together.
 POOL = 24
 
 
-def rows(seed: int, count: int, batch_size: int) -> list[dict[str, Any]]:
-    """``count`` rows of prompt and completion in training order, batches of similar lengths."""
-    rng = random.Random(seed)
-    easy = int(count * EASY_SHARE)
+def rows(
+    seed: int, steps: int, batch_size: int, easy_steps: int = EASY_STEPS
+) -> list[dict[str, Any]]:
+    """Rows of prompt and completion for ``steps`` batches, in training order.
 
-    def phase(problems: Iterator[Problem], size: int) -> list[dict[str, Any]]:
-        made: list[dict[str, Any]] = []
-        for problem in islice(problems, size):
-            mode: Mode = "parallel" if rng.random() < PARALLEL_SHARE else "sequential"
-            made.append(messages(problem, mode))
-        return made
-
-    ordered = []
-    for part in (
-        phase(generate(seed, "train", EASY), easy),
-        phase(generate(seed + 1, "train"), count - easy),
+    Rows of one batch are of similar length. More steps only add rows after those of fewer, so a
+    run may be prolonged or shortened where it stopped.
+    """
+    easy = min(easy_steps, steps)
+    ordered: list[dict[str, Any]] = []
+    for problems, batches in (
+        (generate(seed, "train", EASY), easy),
+        (generate(seed + 1, "train"), steps - easy),
     ):
-        for at in range(0, len(part), batch_size * POOL):
-            pool = part[at : at + batch_size * POOL]
+        for start in range(0, batches, POOL):
+            rng = random.Random(f"{seed}-{len(ordered)}")
+            pool = []
+            for problem in islice(problems, POOL * batch_size):
+                mode: Mode = "parallel" if rng.random() < PARALLEL_SHARE else "sequential"
+                pool.append(messages(problem, mode))
             pool.sort(key=lambda row: len(row["completion"][0]["content"]))
-            batches = [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
-            rng.shuffle(batches)
-            ordered += [row for batch in batches for row in batch]
+            turns = list(range(POOL))
+            rng.shuffle(turns)
+            for turn in turns[: batches - start]:
+                ordered += pool[turn * batch_size : (turn + 1) * batch_size]
     return ordered
+
+
+class Clock(TrainerCallback):
+    """Ends the training after ``minutes``, the learning rate falling over the last of them.
+
+    For machines whose speed is not known beforehand: the schedule is kept by time, not by steps.
+    """
+
+    def __init__(self, minutes: float, optimizer: Optimizer):
+        self.minutes = minutes
+        self.started: float | None = None
+        self.schedule = LambdaLR(optimizer, lambda _step: self.share())
+
+    def share(self) -> float:
+        """What share of the learning rate holds now."""
+        if self.started is None:
+            return 1.0
+        left = 1 - (time.monotonic() - self.started) / 60 / self.minutes
+        return max(0.0, min(1.0, left / CLOCK_DECAY_SHARE))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.started = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.share() <= 0:
+            control.should_training_stop = True
 
 
 class Exam(TrainerCallback):
@@ -94,31 +128,37 @@ def train(
     steps: int,
     batch_size: int,
     learning_rate: float,
+    muon_learning_rate: float,
     seed: int,
     every: int,
     bf16: bool,
+    easy_steps: int = EASY_STEPS,
+    init: str | None = None,
+    minutes: float | None = None,
     exam_size: int = 64,
     stop_after: int | None = None,
 ) -> Path:
     """Train from scratch or on from the last checkpoint in ``out``; returns the model's folder.
 
     Args:
+        easy_steps: steps on short problems alone, before the full mixture.
+        init: folder of a model whose weights to start from instead of fresh ones.
+        minutes: end after so many minutes from here, if ``steps`` are not done by then.
         every: steps between checkpoints, each with an exam on ``exam_size`` unseen problems.
         stop_after: stop at this step of ``steps``, as if cut off there.
     """
     tokenizer = tiny_tokenizer()
     model = tiny_model(tokenizer, seed)
+    if init is not None:
+        model.load_state_dict(type(model).from_pretrained(init, dtype=torch.float32).state_dict())
     checkpoints = out / "checkpoints"
     args = MultiverseSFTConfig(
         output_dir=str(checkpoints),
         max_steps=steps,
         per_device_train_batch_size=batch_size,
-        learning_rate=learning_rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.02},
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": int(steps * DECAY_SHARE)},
         warmup_steps=min(100, steps // 10),
-        weight_decay=0.05,
-        adam_beta2=0.98,
         max_grad_norm=1.0,
         max_length=1024,
         train_sampling_strategy="sequential",
@@ -132,12 +172,19 @@ def train(
         seed=seed,
         loss_on_injected=False,
     )
+    optimizer = MuonAdamW(model, lr=learning_rate, muon_lr=muon_learning_rate)
+    callbacks: list[TrainerCallback] = [Exam(tokenizer, every, exam_size, stop_after)]
+    schedule = None
+    if minutes is not None:
+        callbacks.append(clock := Clock(minutes, optimizer))
+        schedule = clock.schedule
     trainer = MultiverseSFTTrainer(
         model,
         args,
-        train_dataset=Dataset.from_list(rows(seed, steps * batch_size, batch_size)),
+        train_dataset=Dataset.from_list(rows(seed, steps, batch_size, easy_steps)),
         processing_class=tokenizer,
-        callbacks=[Exam(tokenizer, every, exam_size, stop_after)],
+        optimizers=(optimizer, schedule),
+        callbacks=callbacks,
     )
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
@@ -152,8 +199,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and model")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="of AdamW")
+    parser.add_argument("--muon-learning-rate", type=float, default=2e-2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--easy-steps", type=int, default=EASY_STEPS)
+    parser.add_argument("--init", help="start from the weights of the model in this folder")
+    parser.add_argument("--minutes", type=float, help="end by the clock, whatever the step")
     parser.add_argument("--every", type=int, default=250, help="steps between exams")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument(
@@ -168,9 +219,13 @@ def main() -> None:
         steps=options.steps,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
+        muon_learning_rate=options.muon_learning_rate,
         seed=options.seed,
         every=options.every,
         bf16=options.bf16,
+        easy_steps=options.easy_steps,
+        init=options.init,
+        minutes=options.minutes,
     )
     print(f"the trained model is in {target}")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
 from ..dialect import MULTIVERSE, DialectSpec
@@ -26,9 +26,16 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(
-    texts: Iterable[str], *, vocab_size: int = 448, spec: DialectSpec = MULTIVERSE
+    texts: Iterable[str],
+    *,
+    vocab_size: int = 448,
+    words: Sequence[str] = (),
+    spec: DialectSpec = MULTIVERSE,
 ) -> Qwen2Tokenizer:
     """Learn merges from ``texts``; any other text still encodes, byte by byte.
+
+    Args:
+        words: texts that are one token wherever they stand.
 
     The class is the architecture's own: ``AutoTokenizer`` takes it for every Qwen2 checkpoint.
     """
@@ -49,7 +56,7 @@ def build_tokenizer(
         ),
     )
     learnt = json.loads(tokenizer.to_str())["model"]
-    return Qwen2Tokenizer(
+    made = Qwen2Tokenizer(
         vocab=learnt["vocab"],
         merges=[tuple(pair) for pair in learnt["merges"]],
         unk_token=None,
@@ -60,3 +67,5 @@ def build_tokenizer(
         clean_up_tokenization_spaces=False,
         model_max_length=2048,
     )
+    made.add_tokens([AddedToken(word, normalized=False) for word in words])
+    return made

@@ -139,6 +139,7 @@ def test_the_recipe_goes_on_from_its_checkpoint(tmp_path):
     settings: dict[str, Any] = {
         "batch_size": 2,
         "learning_rate": 1e-3,
+        "muon_learning_rate": 1e-2,
         "seed": 0,
         "every": 2,
         "bf16": False,
@@ -153,8 +154,9 @@ def test_the_recipe_goes_on_from_its_checkpoint(tmp_path):
 
 
 def test_rows_are_seeded_and_batched_by_length():
-    made = rows(3, 120, 4)
-    assert made == rows(3, 120, 4)
+    made = rows(3, 30, 4)
+    assert made == rows(3, 30, 4)
+    assert made[:48] == rows(3, 12, 4)
     sizes = [len(row["completion"][0]["content"]) for row in made]
     assert len(made) == 120
     batches = [sizes[i : i + 4] for i in range(0, 120, 4)]

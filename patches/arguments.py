@@ -10,9 +10,12 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import fields
+from importlib import metadata
 from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookType
+
+from sglang_multiverse import SGLANG_VERSION
 
 from ..dialect import SPECS
 from ..engine.options import EngineOptions, OptionError
@@ -22,6 +25,7 @@ from .support import argument_problems
 NAME = "multiverse"
 #: Tells the processes a server starts that they are to be armed.
 ACTIVE = "SGLANG_MULTIVERSE_ACTIVE"
+PAGED = "SGLANG_FLASHINFER_USE_PAGED"
 
 _SERVER_ARGS = "sglang.srt.server_args.ServerArgs"
 _OPTIONS = tuple(field.name for field in fields(EngineOptions) if field.name != "enabled")
@@ -79,9 +83,16 @@ def activate(
         SystemExit: what was asked for cannot be served; nothing has been started.
     """
     if NAME not in plugins:
-        os.environ.pop(ACTIVE, None)
+        if os.environ.pop(ACTIVE, None):
+            os.environ.pop(PAGED, None)
         return
     try:
+        installed = metadata.version("sglang")
+        if installed != SGLANG_VERSION:
+            raise PatchError(
+                f"--plugin multiverse is verified on SGLang {SGLANG_VERSION}, and {installed} is "
+                f"installed: pip install 'sglang=={SGLANG_VERSION}'"
+            )
         EngineOptions(**options)
         found = argument_problems(server_args)
         if found:
@@ -94,7 +105,7 @@ def activate(
     server_args._multiverse = {"options": options, "dialect": dialect}
     os.environ[ACTIVE] = "1"
     # Fork and join need K and V written before attention; the ragged prefill attends first.
-    os.environ["SGLANG_FLASHINFER_USE_PAGED"] = "1"
+    os.environ[PAGED] = "1"
 
 
 def engine_server_args(**kwargs: Any) -> Any:

@@ -26,7 +26,7 @@ from ..dialect import Dialect
 from ..engine.options import EngineOptions, OptionError
 from ..engine.tree import Node, Outcome, State, Tree
 from ..layout import segments
-from .branch import Branch, branch_of, delta_of
+from .branch import Branch, Scratch, branch_of, delta_of
 from .rows import Replay, ReplayRow, Resume, Row, Seed, Tail, launch, pieces
 from .slots import SlotPool
 from .stream import pull_records, sync_stream
@@ -61,6 +61,8 @@ class Coordinator:
 
     def admit(self, req: Req) -> bool:
         """Prepare ``req`` for fork and join; True when the coordinator keeps it from the queue."""
+        if isinstance(req.__dict__.get("multiverse"), Scratch):
+            return True  # stock code retracted a row that only wrote KV: nothing is left to do
         branch = branch_of(req)
         if branch is not None:
             if not branch.tree.forked:
@@ -68,6 +70,9 @@ class Coordinator:
             # A stock retraction of one row of a tree: the tree goes as a whole.
             self.retract(branch.root)
             return True
+        if not hasattr(req, "multiverse_arrival"):
+            self._arrivals += 1
+            req.multiverse_arrival = self._arrivals
         if req.finished() or req.to_finish is not None or not self._eligible(req):
             return False
         params = req.sampling_params
@@ -89,23 +94,22 @@ class Coordinator:
             req.set_finish_with_abort(str(error))
             return False
         params.skip_special_tokens = False  # the canonical text shows its tags
-        self._arrivals += 1
         branch = Branch(tree, tree.root, req=req)
         tree.root.handle = branch
         req.multiverse = branch
-        req.multiverse_arrival = self._arrivals
         if not tree.structured_prompt:
             return False
         tree.root.state = State.RESUMING
         tree.root.pending = 1
-        self.trees.append(branch)
+        self._keep(branch)
         self.replays.append(branch)
         req.time_stats.set_wait_queue_entry_time()
         return True
 
     @staticmethod
     def _eligible(req: Req) -> bool:
-        """Constrained, multimodal and session requests decode sequentially."""
+        """Constrained, multimodal and session requests, and those that want per-token extras other
+        than logprobs, decode sequentially."""
         return (
             req.grammar is None
             and req.input_embeds is None
@@ -114,6 +118,10 @@ class Coordinator:
             and req.session is None
             and req.session_id is None
             and req.beam_group is None
+            and not req.return_hidden_states
+            and not req.return_routed_experts
+            and not req.return_indexer_topk
+            and not req.return_sampling_mask
             and req.sampling_params.max_new_tokens > 0
         )
 
@@ -165,8 +173,7 @@ class Coordinator:
                 req.finished_reason = FINISH_LENGTH(length=len(req.output_ids))
                 req.finished_len = len(req.output_ids)
             elif outcome is Outcome.FORK:
-                if tree.tally.forks == 1 and not tree.structured_prompt:
-                    self.trees.append(branch)
+                self._keep(branch)
                 # From here on its KV is of another layout than its tokens alone would have.
                 req.skip_radix_cache_insert = True
                 self._stop(branch)
@@ -194,6 +201,11 @@ class Coordinator:
         root.tree.end()
         self._ending.append((root, reason))
 
+    def _keep(self, root: Branch) -> None:
+        if root not in self.trees:
+            self.trees.append(root)
+            self.trees.sort(key=_arrival)
+
     def _forget(self, root: Branch) -> None:
         if root in self.trees:
             self.trees.remove(root)
@@ -203,7 +215,8 @@ class Coordinator:
     def settle(self) -> None:
         """Carry out what the last results decided: free scratch rows, park, join, end."""
         for req in self._scratch:
-            self.pool.release_row(req)
+            if req.kv.holds_kv:
+                self.pool.release_row(req)
         self._scratch.clear()
         stopped, self._stopped = self._stopped, []
         for branch in stopped:
@@ -291,15 +304,16 @@ class Coordinator:
             Whether the coordinator decides this step, and the batch. ``(True, None)`` keeps new
             prompts out while rows wait for memory; the running batch decodes on.
         """
-        if not self.queue and self.replays and self.replaying is None:
-            self._begin_replay()
+        if not self.queue and self.replays and not self._begin_replay():
+            # A prompt in the middle of its prefill goes on; others would take the room.
+            return self.scheduler.chunked_req is None, None
         if not self.queue:
             return False, None
         rows, short = self._select()
         if not rows:
             if short and self._stuck():
-                self._make_room()
-            return short, None
+                self._make_room(self.queue[0].branch.root)
+            return short and self.scheduler.chunked_req is None, None
         batch, scratch = launch(self.scheduler, self.pool, rows)
         self._scratch += scratch
         self._end_replay()
@@ -334,7 +348,7 @@ class Coordinator:
             free_rows -= 1
             free_tokens -= tokens + 1
             budget -= tokens
-            if row.starts:
+            if isinstance(row, Seed | Resume):
                 starting[id(tree)] = starting.get(id(tree), 0) + 1
             chosen.append(row)
         self.queue = waiting
@@ -344,11 +358,14 @@ class Coordinator:
         """Whether nothing else will run that could free rows or memory."""
         scheduler = self.scheduler
         last = scheduler.last_batch
-        return scheduler.running_batch.is_empty() and (last is None or last.is_empty())
+        return (
+            scheduler.running_batch.is_empty()
+            and (last is None or last.is_empty())
+            and scheduler.chunked_req is None
+        )
 
-    def _make_room(self) -> None:
-        """Rows wait and nothing runs: retract the youngest other tree, or give this one up."""
-        head = self.queue[0].branch.root
+    def _make_room(self, head: Branch) -> None:
+        """``head`` waits and nothing runs: retract the youngest other tree, or give it up."""
         others = [root for root in self.trees if root is not head and root not in self.replays]
         if others:
             self.retract(others[-1])
@@ -368,25 +385,22 @@ class Coordinator:
                 node.state = State.RESUMING
         req.retraction_count += 1
         self.replays.append(root)
-        self.replays.sort(key=lambda branch: branch.req.multiverse_arrival)
+        self.replays.sort(key=_arrival)
 
-    def _begin_replay(self) -> None:
+    def _begin_replay(self) -> bool:
+        """Queue the oldest tree without KV, if there is room for it."""
         root = self.replays[0]
         tokens, trace, starts = root.tree.trace(written_only=True)
-        rows = sum(1 for node in root.tree.nodes() if node.state is not State.FORKED)
-        need = len(tokens) + 2 * (rows + len(self.scheduler.running_batch.reqs)) + 8
+        nodes = sum(1 for _ in root.tree.nodes())
+        # A few steps for every row, or the tree would be retracted again at once.
+        need = len(tokens) + 4 * (nodes + len(self.scheduler.running_batch.reqs)) + 8
         if need > self.pool.free_tokens or not self.pool.free_rows:
-            if self._stuck() and not self.scheduler.waiting_queue:
-                others = [tree for tree in self.trees if tree not in self.replays]
-                if others:
-                    self.retract(others[-1])
-                else:
-                    self._tear_down(root, _out_of_memory())
-            return
+            if self._stuck():
+                self._make_room(root)
+            return False
         self.replays.pop(0)
-        size = self.scheduler.chunked_prefill_size or self.scheduler.max_prefill_tokens
-        if size <= 0:
-            size = self.scheduler.max_prefill_tokens
+        chunk = self.scheduler.chunked_prefill_size
+        size = chunk if chunk and chunk > 0 else self.scheduler.max_prefill_tokens
         slots = torch.zeros(len(tokens), dtype=torch.int64, device=self.pool.rows.device)
         replay = self.replaying = Replay(root, tokens, starts, slots)
         self.queue += [
@@ -395,6 +409,7 @@ class Coordinator:
             for piece in pieces(segment, size)
         ]
         self._end_replay()
+        return True
 
     def _end_replay(self) -> None:
         """When every token is written, hand the slots to the nodes and put them back to work."""
@@ -462,7 +477,7 @@ class Coordinator:
     @staticmethod
     def _is_plain(req: Req) -> bool:
         branch = branch_of(req)
-        return branch is None or not branch.tree.forked
+        return req.beam_group is None and (branch is None or not branch.tree.forked)
 
     @staticmethod
     def _stays(req: Req, gone: list[Req]) -> bool:
@@ -470,6 +485,12 @@ class Coordinator:
         if branch is not None and branch.tree.forked:
             return branch.node.state is State.RUNNING
         return req not in gone
+
+    def retract_all(self) -> None:
+        """Every tree, as a pause for new weights asks."""
+        for root in [*self.trees]:
+            if root not in self.replays:
+                self.retract(root)
 
     # What others ask.
 

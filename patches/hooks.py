@@ -15,7 +15,7 @@ from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-SGLANG_VERSION = "0.5.23"
+from sglang_multiverse import SGLANG_VERSION
 
 
 class PatchError(RuntimeError):

@@ -28,7 +28,9 @@ def register() -> None:
 
             apply([*scheduler.HOOKS, *batch.HOOKS, *forward.HOOKS, *stream.HOOKS])
     except PatchError as error:
-        if os.environ.get(arguments.ACTIVE) or "multiverse" in sys.argv:
+        if os.environ.get(arguments.ACTIVE) or any(
+            "multiverse" in argument for argument in sys.argv
+        ):
             raise SystemExit(str(error)) from error
         raise
 

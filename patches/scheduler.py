@@ -2,7 +2,7 @@
 
 Targets: ``Scheduler.init_batch_result_processor`` (the last set-up step with tokenizer, pools and
 prefix cache in place), ``get_next_batch_to_run``, ``get_new_batch_prefill``,
-``_add_request_to_queue``, ``abort_request``, ``is_fully_idle`` and
+``_add_request_to_queue``, ``abort_request``, ``pause_generation``, ``is_fully_idle`` and
 ``SchedulerInvariantChecker._requests_owning_rows``. SGLang has no public seam for a batch that no
 queue asked for. Verified on SGLang 0.5.23.
 """
@@ -72,6 +72,19 @@ def _abort(original: Any, scheduler: Any, recv_req: Any) -> Any:
     return original(scheduler, recv_req)
 
 
+def _pause(original: Any, scheduler: Any, recv_req: Any) -> Any:
+    """Stock code retracts what runs; parked paths hold KV of the old weights too."""
+    if _active is None or recv_req.mode != "retract":
+        return original(scheduler, recv_req)
+    _active.settle()
+    for batch in (scheduler.running_batch, scheduler.last_batch):
+        if batch is not None:
+            batch.filter_batch()
+    result = original(scheduler, recv_req)
+    _active.retract_all()
+    return result
+
+
 def _idle(result: bool, scheduler: Any, *args: Any, **kwargs: Any) -> bool:
     return result and (_active is None or _active.idle)
 
@@ -104,6 +117,7 @@ HOOKS = (
         ("self", "req", "is_retracted"),
     ),
     Hook(f"{_SCHEDULER}.abort_request", HookType.AROUND, _abort, ("self", "recv_req")),
+    Hook(f"{_SCHEDULER}.pause_generation", HookType.AROUND, _pause, ("self", "recv_req")),
     Hook(f"{_SCHEDULER}.is_fully_idle", HookType.AFTER, _idle, ("self",)),
     Hook(f"{_CHECKER}._requests_owning_rows", HookType.AFTER, _owners, ("self",)),
 )

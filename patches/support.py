@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..layout import LAYOUT_VERSION
 from .hooks import PatchError
 
 #: Backends that write K and V of a whole batch before they attend, at token granularity.
@@ -44,6 +45,24 @@ def argument_problems(args: Any) -> list[str]:
     )
     refuse(args.enable_mixed_chunk, "--enable-mixed-chunk", "leave it out")
     refuse(args.dllm_algorithm, "--dllm-algorithm", "diffusion models do not decode step by step")
+    refuse(args.enable_dp_attention, "--enable-dp-attention", "use tensor parallelism (--tp)")
+    refuse(args.enable_lora, "--enable-lora", "serve weights with the adapter merged")
+    refuse(
+        args.skip_tokenizer_init,
+        "--skip-tokenizer-init",
+        "leave it out; the tags are found from the tokenizer",
+    )
+    refuse(args.enable_pdmux, "--enable-pdmux", "leave it out")
+    refuse(
+        args.enable_priority_scheduling,
+        "--enable-priority-scheduling",
+        "leave it out; requests run in order of arrival",
+    )
+    refuse(
+        (args.tokenizer_worker_num or 1) > 1,
+        f"--tokenizer-worker-num {args.tokenizer_worker_num}",
+        "pass --tokenizer-worker-num 1",
+    )
     for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
         backend = getattr(args, name)
         refuse(
@@ -77,6 +96,14 @@ def check_scheduler(scheduler: Any) -> None:
         )
     if not scheduler.is_generation:
         found.append(_refuse("a model that does not generate", "serve it without the plugin"))
+    made = getattr(config.hf_config, "multiverse", None) or {}
+    if made.get("layout", LAYOUT_VERSION) != LAYOUT_VERSION:
+        found.append(
+            _refuse(
+                f"weights trained under layout rule {made['layout']}",
+                f"serve them with a release that has it; this one has rule {LAYOUT_VERSION}",
+            )
+        )
     if scheduler.dllm_config is not None:
         found.append(_refuse("a diffusion model", "serve it without the plugin"))
     for backend in {runner.prefill_attention_backend_str, runner.decode_attention_backend_str}:

@@ -27,9 +27,11 @@ class ServerError(RuntimeError):
 
 
 def accelerator() -> str | None:
-    """Name of the accelerator torch sees, or None."""
+    """Name of an accelerator that SGLang serves on, or None."""
     import torch
 
+    if torch.backends.mps.is_available():  # SGLang's kernels there lack what fork and join need
+        return None
     return (
         str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else None
     )
@@ -197,3 +199,5 @@ class Server:
             return urllib.request.urlopen(request, timeout=timeout)
         except urllib.error.HTTPError as error:
             raise ServerError(f"{path}: HTTP {error.code}: {error.read().decode()}") from error
+        except OSError as error:
+            raise ServerError(f"{path}: {error}; the server said:\n{self.last_words()}") from error

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from sglang_multiverse import SGLANG_VERSION
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -89,7 +91,7 @@ def _python() -> Finding:
 
 
 def _sglang() -> Finding:
-    wanted = "0.5.23"
+    wanted = SGLANG_VERSION
     try:
         found = metadata.version("sglang")
     except metadata.PackageNotFoundError:
@@ -135,7 +137,7 @@ def _hooks() -> Finding:
     hooks = [hook for room in rooms for hook in room.HOOKS] + list(stream.MAIN_HOOKS)
     found = problems(hooks)
     if found:
-        return Finding("hooks", False, "; ".join(found), "pip install 'sglang==0.5.23'")
+        return Finding("hooks", False, "; ".join(found), f"pip install 'sglang=={SGLANG_VERSION}'")
     return Finding("hooks", True, f"{len(hooks)} targets as expected")
 
 

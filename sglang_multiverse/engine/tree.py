@@ -136,7 +136,6 @@ class Tally:
     paths: int = 0
     depth: int = 0
     forward_steps: int = 0
-    declined: int = 0
 
 
 class Tree:
@@ -228,7 +227,7 @@ class Tree:
         missing = (closers or node.sequencer.closers) - 1 if replace else 0
         tail = missing * (*tail, end) + tail
         # Whatever follows needs a token more: a sibling's, or the conclusion's first.
-        if not self._room(len(tail), 1):
+        if not self._room(len(tail), 1, node.next_position + len(tail)):
             return self.end()
         if replace:
             node.tokens[-1] = end
@@ -251,7 +250,8 @@ class Tree:
         ]
         seeds = [dialect.path_seed(label) for label in labels]
         injected = len(dialect.goal_tail) + sum(len(seed) for seed in seeds)
-        if not self._room(injected, len(seeds)):
+        reach = node.next_position + len(dialect.goal_tail) + max(map(len, seeds)) + 1
+        if not self._room(injected, len(seeds), reach):
             return self.end()
         self._inject(node, dialect.goal_tail)
         for i, seed in enumerate(seeds):
@@ -275,12 +275,13 @@ class Tree:
         no room for a conclusion: the tree has ended.
         """
         assert self.ready_to_join(node)
-        if not self._room(len(self.dialect.conclusion_seed), 1):
+        furthest = max(kid.next_position for kid in node.kids)
+        seed = self.dialect.conclusion_seed
+        if not self._room(len(seed), 1, furthest + len(seed) + 1):
             self.end()
             return None
         kids = node.kids
         flushed = all(kid.emitted == len(kid.tokens) for kid in kids)
-        furthest = max(kid.next_position for kid in kids)
         for kid in kids:
             node.tokens.extend(kid.tokens)
             node.sampled.extend(kid.sampled)
@@ -290,7 +291,6 @@ class Tree:
             node.emitted = len(node.tokens)
         node.delta = node.row_len - furthest
         node.kids = []
-        seed = self.dialect.conclusion_seed
         self._inject(node, seed)
         node.pending = len(seed)
         node.sequencer.resume()
@@ -301,8 +301,12 @@ class Tree:
         node.append(tokens, sampled=False)
         self.total += len(tokens)
 
-    def _room(self, injected: int, sampled: int = 0) -> bool:
-        return self.total + injected + sampled <= self.max_new_tokens
+    def _room(self, injected: int, sampled: int, reach: int) -> bool:
+        """Whether so many tokens more fit the budgets, the furthest ending before ``reach``."""
+        bound = self.options.max_critical_path
+        return self.total + injected + sampled <= self.max_new_tokens and (
+            bound is None or reach - self.prompt_position <= bound
+        )
 
     def _spent(self, node: Node) -> bool:
         bound = self.options.max_critical_path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from sglang_multiverse.server import Server, ServerError
@@ -15,6 +16,15 @@ from .script import Forced
 class Client:
     def __init__(self, server: Server):
         self.server = server
+        self._weights: Path | None = None
+
+    def use(self, folder: Path) -> None:
+        """Serve the weights of ``folder``; the model's shape stays."""
+        if folder != self._weights:
+            body = {"model_path": str(folder), "flush_cache": True}
+            done = self.server.request("/update_weights_from_disk", body)
+            assert done["success"], done
+            self._weights = folder
 
     def generate(
         self, input_ids: Sequence[int] | None = None, *, text: str | None = None, **body: Any
@@ -72,7 +82,7 @@ def _body(ids: Sequence[int] | None, text: str | None, body: dict[str, Any]) -> 
     fields = {key: value for key, value in body.items() if key in _FIELDS}
     params = {key: value for key, value in body.items() if key not in _FIELDS}
     prompt = {"text": text} if ids is None else {"input_ids": list(ids)}
-    params = {"temperature": 0, "max_new_tokens": 1500, **params}
+    params = {"temperature": 0, "max_new_tokens": 1200, **params}
     return {**prompt, **fields, "sampling_params": params}
 
 

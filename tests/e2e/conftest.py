@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sglang_multiverse.dialect import Dialect
 from sglang_multiverse.server import Server
@@ -38,8 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    from transformers import AutoTokenizer
-
     return AutoTokenizer.from_pretrained(MODEL_DIR)
 
 
@@ -54,15 +54,46 @@ def texts(tokenizer: Any, dialect: Dialect) -> Texts:
 
 
 @pytest.fixture(scope="session")
-def trainer_model() -> Any:
-    """The tiny model as the trainer runs it."""
-    from transformers import AutoModelForCausalLM
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's shape with weights as initialised.
 
+    Far from what it was trained on, trained weights amplify float32 rounding to 1e-4 in any two
+    implementations; on these, 1e-5 tells right from wrong.
+    """
+    folder = tmp_path_factory.mktemp("weights") / "random"
+    shutil.copytree(MODEL_DIR, folder)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(MODEL_DIR)).save_pretrained(folder)
+    return folder
+
+
+def _trainer_model(folder: Path) -> Any:
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(
-        MODEL_DIR, dtype=torch.float32, attn_implementation="sdpa"
+        folder, dtype=torch.float32, attn_implementation="sdpa"
     )
     return enable_multiverse_attention(model.eval())
+
+
+@pytest.fixture(scope="session")
+def trainer_model() -> Any:
+    """The tiny model as the trainer runs it."""
+    return _trainer_model(MODEL_DIR)
+
+
+@pytest.fixture(scope="session")
+def random_model(random_weights: Path) -> Any:
+    """The random weights as the trainer runs them."""
+    return _trainer_model(random_weights)
+
+
+@pytest.fixture(autouse=True)
+def weights(request: pytest.FixtureRequest) -> None:
+    """Put the weights a module is marked with into the servers its tests use."""
+    name = request.node.get_closest_marker("weights").args[0]
+    folder = MODEL_DIR if name == "tiny" else request.getfixturevalue("random_weights")
+    for fixture in {"server", "overlap", "tight", "stock"} & set(request.fixturenames):
+        request.getfixturevalue(fixture).use(folder)
 
 
 def _serve(plugin: bool, *flags: str) -> Iterator[Client]:

@@ -26,8 +26,8 @@ from sglang_multiverse.structure import Block, Trace, parse
 
 class Forced(CustomLogitProcessor):
     """Reads ``custom_params``: ``record`` (a file), and one of ``script`` (ids of prompt and
-    answer; after it ``eos``, or with ``then`` any of ``words``, sampled) or ``soup`` (a seed, with
-    ``tags``, ``words`` and ``eos``)."""
+    answer; after it ``eos``, or with ``then`` any of ``words``, sampled) or ``soup`` (a seed, see
+    :func:`soup_token`)."""
 
     def __call__(self, logits: Any, custom_param_list: Any) -> Any:
         for row, params in zip(logits, custom_param_list, strict=True):
@@ -40,10 +40,10 @@ class Forced(CustomLogitProcessor):
             else:
                 # With overlap the newest token is not in node.tokens yet; the row's length is.
                 key, own = key_of(mark.node), request.kv.kv_committed_len - mark.node.base
+            allowed = self.choose(params, key, own)
             if "record" in params:
                 with open(params["record"], "ab") as file:
-                    pickle.dump((key, own, row.float().cpu().numpy()), file)
-            allowed = self.choose(params, key, own)
+                    pickle.dump((key, own, allowed[0], row.float().cpu().numpy()), file)
             kept = row[allowed].clone()
             row.fill_(float("-inf"))
             row[allowed] = kept if len(allowed) > 1 else 0.0
@@ -52,8 +52,7 @@ class Forced(CustomLogitProcessor):
     @staticmethod
     def choose(params: Any, key: str, own: int) -> list[int]:
         if "script" not in params:
-            rng = random.Random(f"{params['soup']}{key}:{own}")
-            return [soup_token(rng, params)]
+            return [soup_token(params["soup"], key, own, params)]
         script = params["script"]
         at = own if not key else _starts(tuple(script)).get(key, len(script)) + own
         if at < len(script):
@@ -68,14 +67,20 @@ def _starts(script: tuple[int, ...]) -> dict[str, int]:
     return starts(parse(script, active.dialect))
 
 
-def soup_token(rng: random.Random, params: Any) -> int:
-    """Mostly fragments of blocks in a plausible order, often enough not."""
-    roll = rng.random()
-    if roll < 0.55:
-        return rng.choice(params["words"])
-    if roll < 0.57:
-        return params["eos"]
-    return rng.choice(params["tags"])
+_WINDOW = 12
+
+
+def soup_token(seed: int, key: str, own: int, params: Any) -> int:
+    """A token by place alone: windows of whole block openings, of words, and of tags at random."""
+    window, at = divmod(own, _WINDOW)
+    roll = random.Random(f"{seed}{key}:{window}").random()
+    rng = random.Random(f"{seed}{key}:{own}")
+    opening = params["opening"]
+    if roll < 0.4 and at < len(opening):
+        return opening[at]
+    if roll > 0.8:
+        return rng.choice([*params["tags"], params["eos"]])
+    return rng.choice([*params["words"], *(params["closers"] if roll > 0.6 else ())])
 
 
 def key_of(node: Node) -> str:
@@ -99,8 +104,8 @@ def starts(trace: Trace) -> dict[str, int]:
     return found
 
 
-def read_rows(path: str) -> list[tuple[str, int, Any]]:
-    """``(key, own index of the token sampled from them, logits)`` of every recorded row."""
+def read_rows(path: str) -> list[tuple[str, int, int, Any]]:
+    """``(key, own index of the token sampled, the token, logits)`` of every recorded row."""
     rows = []
     with open(path, "rb") as file:
         while True:

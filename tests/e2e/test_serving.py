@@ -18,6 +18,8 @@ from .client import Client, ServerError
 from .script import Forced
 from .texts import Texts
 
+pytestmark = pytest.mark.weights("random")
+
 
 def scripted(client: Client, texts: Texts, seed: int, **body: Any) -> tuple[list[int], Any]:
     """Write random text ``seed``; its tokens after the prompt, and the answer."""

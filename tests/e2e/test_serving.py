@@ -246,8 +246,11 @@ def test_a_prompt_inside_a_block_is_refused(
         overlap.generate(script[:inside])
 
 
-def test_without_the_flag_nothing_changes(stock: Client, overlap: Client, texts: Texts) -> None:
-    """Plain requests: the same ids and logprobs, on, off, and switched off by the request."""
+def test_without_the_flag_nothing_changes(
+    bare: Client, stock: Client, overlap: Client, texts: Texts
+) -> None:
+    """Plain requests: the same ids and logprobs without the package, with it installed, with the
+    plugin on, and switched off by the request."""
     prompts = [texts.make(seed)[0][:9] for seed in range(20)]
 
     def ask(client: Client, prompt: list[int], **body: Any) -> Any:
@@ -255,7 +258,8 @@ def test_without_the_flag_nothing_changes(stock: Client, overlap: Client, texts:
         meta = answer["meta_info"]
         return answer["output_ids"], meta["output_token_logprobs"], meta["finish_reason"]
 
-    plain = [ask(stock, prompt) for prompt in prompts]
+    plain = [ask(bare, prompt) for prompt in prompts]
+    assert plain == [ask(stock, prompt) for prompt in prompts]
     assert plain == [ask(overlap, prompt) for prompt in prompts]
     off = {"custom_params": {"multiverse": False}}
     assert plain == [ask(overlap, prompt, **off) for prompt in prompts]

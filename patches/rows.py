@@ -241,6 +241,8 @@ def launch(scheduler: Any, pool: SlotPool, rows: list[Row]) -> tuple[ScheduleBat
         row.settle(pool, req, own)
         if isinstance(row, Tail | ReplayRow):
             req.is_retracted = True  # stock code skips the result of such a row
+            # The row outlives this forward by a step, the slots in it perhaps not: it owns none.
+            req.kv.kv_allocated_len = req.kv.kv_committed_len = req.kv.cache_protected_len = 0
             scratch.append(req)
     return batch, scratch
 

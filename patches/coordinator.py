@@ -8,12 +8,10 @@ replay, and :meth:`retract` when memory runs out.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-import torch
 from sglang.srt.managers.schedule_batch import (
     FINISH_ABORT,
     FINISH_LENGTH,
@@ -25,16 +23,14 @@ from sglang.srt.managers.schedule_batch import (
 from ..dialect import Dialect
 from ..engine.options import EngineOptions, OptionError
 from ..engine.tree import Node, Outcome, State, Tree
-from ..layout import segments
 from .branch import Branch, Scratch, branch_of, delta_of
-from .rows import Replay, ReplayRow, Resume, Row, Seed, Tail, launch, pieces
+from .pressure import Pressure, arrival
+from .rows import Replay, Resume, Row, Seed, Tail, launch
 from .slots import SlotPool
 from .stream import pull_records, sync_stream
 
-logger = logging.getLogger(__name__)
 
-
-class Coordinator:
+class Coordinator(Pressure):
     """Fork, join and replay for the requests of one scheduler.
 
     Attributes:
@@ -204,7 +200,7 @@ class Coordinator:
     def _keep(self, root: Branch) -> None:
         if root not in self.trees:
             self.trees.append(root)
-            self.trees.sort(key=_arrival)
+            self.trees.sort(key=arrival)
 
     def _forget(self, root: Branch) -> None:
         if root in self.trees:
@@ -275,26 +271,6 @@ class Coordinator:
         req.time_stats.set_completion_time()
         self.scheduler.output_streamer.stream_output([req], req.return_logprob)
 
-    def _release(self, root: Branch) -> None:
-        """Take a tree's rows out of the queue and its KV out of the pool."""
-        for row in self.queue:
-            if row.branch.tree is root.tree and isinstance(row, Resume):
-                for kid in row.kids:
-                    self.pool.drop(kid.handle)
-        self.queue = [row for row in self.queue if row.branch.tree is not root.tree]
-        self.replays = [other for other in self.replays if other is not root]
-        if self.replaying is not None and self.replaying.root is root:
-            self.pool.free(self.replaying.slots[: self.replaying.written])
-            self.replaying = None
-        for branch in self._branches(root):
-            if branch.req is not None:
-                branch.req.is_retracted = True
-            self.pool.drop(branch)
-        self._stopped = [branch for branch in self._stopped if branch.tree is not root.tree]
-
-    def _branches(self, root: Branch) -> Iterable[Branch]:
-        return [node.handle for node in root.tree.nodes() if node.handle is not None]
-
     # Choosing a batch.
 
     def next_batch(self, running_batch: ScheduleBatch) -> tuple[bool, ScheduleBatch | None]:
@@ -354,144 +330,6 @@ class Coordinator:
         self.queue = waiting
         return chosen, closed
 
-    def _stuck(self) -> bool:
-        """Whether nothing else will run that could free rows or memory."""
-        scheduler = self.scheduler
-        last = scheduler.last_batch
-        return (
-            scheduler.running_batch.is_empty()
-            and (last is None or last.is_empty())
-            and scheduler.chunked_req is None
-        )
-
-    def _make_room(self, head: Branch) -> None:
-        """``head`` waits and nothing runs: retract the youngest other tree, or give it up."""
-        others = [root for root in self.trees if root is not head and root not in self.replays]
-        if others:
-            self.retract(others[-1])
-        else:
-            self._tear_down(head, _out_of_memory())
-
-    # Memory runs out.
-
-    def retract(self, root: Branch) -> None:
-        """Take all KV of a tree away; it is computed anew, exactly, when there is room."""
-        req, tree = root.req, root.tree
-        assert req is not None
-        self._release(root)
-        for node in tree.nodes():
-            node.stale = None
-            if node.state is State.RUNNING:
-                node.state = State.RESUMING
-        req.retraction_count += 1
-        self.replays.append(root)
-        self.replays.sort(key=_arrival)
-
-    def _begin_replay(self) -> bool:
-        """Queue the oldest tree without KV, if there is room for it."""
-        root = self.replays[0]
-        tokens, trace, starts = root.tree.trace(written_only=True)
-        nodes = sum(1 for _ in root.tree.nodes())
-        # A few steps for every row, or the tree would be retracted again at once.
-        need = len(tokens) + 4 * (nodes + len(self.scheduler.running_batch.reqs)) + 8
-        if need > self.pool.free_tokens or not self.pool.free_rows:
-            if self._stuck():
-                self._make_room(root)
-            return False
-        self.replays.pop(0)
-        chunk = self.scheduler.chunked_prefill_size
-        size = chunk if chunk and chunk > 0 else self.scheduler.max_prefill_tokens
-        slots = torch.zeros(len(tokens), dtype=torch.int64, device=self.pool.rows.device)
-        replay = self.replaying = Replay(root, tokens, starts, slots)
-        self.queue += [
-            ReplayRow(root, replay, piece)
-            for segment in segments(trace)
-            for piece in pieces(segment, size)
-        ]
-        self._end_replay()
-        return True
-
-    def _end_replay(self) -> None:
-        """When every token is written, hand the slots to the nodes and put them back to work."""
-        replay = self.replaying
-        if replay is None or replay.written < len(replay.tokens):
-            return
-        self.replaying = None
-        starts = replay.starts
-        for node, start in starts.items():
-            keep = len(node.tokens)
-            if node.state is State.RESUMING:
-                keep -= node.pending
-            node.handle.slots = replay.slots[start : start + keep].clone()
-        rows: list[Row] = []
-        for node in starts:
-            if node.state is State.RESUMING:
-                rows.append(Resume(node.handle))
-            elif node.state is State.FORKED:
-                rows += self._seeds(node.handle)
-        self._queue_first(rows)
-        for node in list(starts):
-            if node.state is State.FORKED:
-                self._join_if_ready(node)
-
-    def relieve(self, batch: ScheduleBatch) -> tuple[list[Req], float, list[Req]] | None:
-        """Make memory for a decode step by retracting the youngest requests, trees as wholes.
-
-        Returns what ``ScheduleBatch.retract_decode`` does, or None when no tree is alive.
-        """
-        trees = [root for root in self.trees if root not in self.replays]
-        if not trees:
-            return None
-        retracted: list[Req] = []
-        aborted: list[Req] = []
-        units: list[Any] = [*trees, *(r for r in batch.reqs if self._is_plain(r))]
-        units.sort(key=_arrival)
-        kept = list(range(len(batch.reqs)))
-        first = True
-        while first or not batch.check_decode_mem(selected_indices=kept):
-            if len(units) <= 1:
-                break
-            first = False
-            youngest = units.pop()
-            if isinstance(youngest, Branch):
-                self.retract(youngest)
-            else:
-                batch.release_req(batch.reqs.index(youngest), len(kept))
-                retracted.append(youngest)
-            kept = [i for i in kept if self._stays(batch.reqs[i], retracted)]
-        if units and not batch.check_decode_mem(selected_indices=kept):
-            last = units.pop()
-            if isinstance(last, Branch):
-                self._tear_down(last, _out_of_memory())
-            else:
-                last.to_finish = _out_of_memory()
-                batch.release_req(batch.reqs.index(last), 0, offload_kv=False)
-                aborted.append(last)
-            kept = [i for i in kept if self._stays(batch.reqs[i], [*retracted, *aborted])]
-        batch.filter_batch(keep_indices=kept)
-        ratio = self.scheduler.new_token_ratio_tracker.estimate_new_token_ratio_after_retract(
-            batch.reqs
-        )
-        return retracted, ratio, aborted
-
-    @staticmethod
-    def _is_plain(req: Req) -> bool:
-        branch = branch_of(req)
-        return req.beam_group is None and (branch is None or not branch.tree.forked)
-
-    @staticmethod
-    def _stays(req: Req, gone: list[Req]) -> bool:
-        branch = branch_of(req)
-        if branch is not None and branch.tree.forked:
-            return branch.node.state is State.RUNNING
-        return req not in gone
-
-    def retract_all(self) -> None:
-        """Every tree, as a pause for new weights asks."""
-        for root in [*self.trees]:
-            if root not in self.replays:
-                self.retract(root)
-
     # What others ask.
 
     def abort(self, matches: Callable[[str], bool], message: str | None) -> None:
@@ -532,16 +370,3 @@ class Coordinator:
                 branch.tree.tally.forward_steps += 1
         deltas = [delta_of(req) for req in reqs]
         return deltas if any(deltas) else None
-
-
-def _out_of_memory() -> Any:
-    return FINISH_ABORT(
-        "The request does not fit the KV cache even with all others retracted; lower "
-        "max_new_tokens or serve with a larger --mem-fraction-static.",
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-    )
-
-
-def _arrival(unit: Any) -> tuple[int, str]:
-    req = unit.req if isinstance(unit, Branch) else unit
-    return getattr(req, "multiverse_arrival", 0), req.rid

@@ -170,15 +170,17 @@ class Server:
     def last_words(self, lines: int = 25) -> str:
         return "\n".join(self.log().splitlines()[-lines:])
 
-    def request(self, path: str, body: Any = None, *, timeout: float = 600) -> Any:
-        """POST ``body`` (GET without one) and decode the JSON answer.
+    def request(
+        self, path: str, body: Any = None, *, timeout: float = 600, raw: bool = False
+    ) -> Any:
+        """POST ``body`` (GET without one) and decode the JSON answer, or return it as ``raw`` text.
 
         Raises:
             ServerError: HTTP status 400 or above, with the answer's text.
         """
         with self._open(path, body, timeout) as answer:
             text = answer.read().decode()
-        return json.loads(text) if text else None
+        return text if raw or not text else json.loads(text)
 
     def stream(self, path: str, body: Any, *, timeout: float = 600) -> Iterator[Any]:
         """POST ``body`` and yield each server-sent event, decoded."""

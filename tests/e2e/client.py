@@ -28,6 +28,12 @@ class Client:
             assert done["success"], done
             self._weights = folder
 
+    def forget(self) -> None:
+        """Empty the prefix cache: a prompt computed from a cached prefix rounds otherwise."""
+        self.used_tokens()
+        time.sleep(0.5)
+        self.server.request("/flush_cache", {}, raw=True)
+
     def generate(
         self, input_ids: Sequence[int] | None = None, *, text: str | None = None, **body: Any
     ) -> dict[str, Any]:

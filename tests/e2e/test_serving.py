@@ -258,11 +258,14 @@ def test_without_the_flag_nothing_changes(
         meta = answer["meta_info"]
         return answer["output_ids"], meta["output_token_logprobs"], meta["finish_reason"]
 
-    plain = [ask(bare, prompt) for prompt in prompts]
-    assert plain == [ask(stock, prompt) for prompt in prompts]
-    assert plain == [ask(overlap, prompt) for prompt in prompts]
-    off = {"custom_params": {"multiverse": False}}
-    assert plain == [ask(overlap, prompt, **off) for prompt in prompts]
+    def ask_all(client: Client, **body: Any) -> list[Any]:
+        client.forget()
+        return [ask(client, prompt, **body) for prompt in prompts]
+
+    plain = ask_all(bare)
+    assert ask_all(stock) == plain
+    assert ask_all(overlap) == plain
+    assert ask_all(overlap, custom_params={"multiverse": False}) == plain
     assert "multiverse_forks" not in stock.generate(prompts[0])["meta_info"]
 
 

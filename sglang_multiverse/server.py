@@ -45,8 +45,15 @@ def platform_flags(device: str | None) -> list[str]:
 
 
 def platform_env(device: str | None) -> dict[str, str]:
-    """Environment for ``device``; on a CPU it chooses the ``torch_cpu`` platform."""
-    return {} if device is not None else {"SGLANG_PLATFORM": "torch_cpu"}
+    """Environment for ``device``; on a CPU it chooses the ``torch_cpu`` platform.
+
+    Compute threads that spin for one another on a busy machine slow every step down; half the cores
+    compute unless ``OMP_NUM_THREADS`` says otherwise.
+    """
+    if device is not None:
+        return {}
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
+    return {"SGLANG_PLATFORM": "torch_cpu", "OMP_NUM_THREADS": threads}
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
+from transformers import AutoTokenizer, Qwen2ForCausalLM, Qwen2Tokenizer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..tiny.task import Mode, generate
@@ -29,10 +29,12 @@ from .trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 #: Short problems come first, so that copying and the digit tables are learnt on cheap steps.
 EASY = {"single": 0.3, "compare": 0.5, "sum": 0.2}
 EASY_STEPS = 300
+#: Then all kinds, the harder ones more often than in an exam.
+MIXTURE = {"single": 0.07, "compare": 0.33, "sum": 0.07, "staged": 0.3, "nested": 0.23}
 #: Share of the steps over which the learning rate falls to nothing.
 DECAY_SHARE = 0.4
 #: The same where the clock ends the run.
-CLOCK_DECAY_SHARE = 0.6
+CLOCK_DECAY_SHARE = 0.8
 #: Share of rows that ask for parallel steps; the rest ask for the same work in one sequence.
 PARALLEL_SHARE = 0.7
 #: Batches whose rows are sorted by length together.
@@ -51,7 +53,7 @@ def rows(
     ordered: list[dict[str, Any]] = []
     for problems, batches in (
         (generate(seed, "train", EASY), easy),
-        (generate(seed + 1, "train"), steps - easy),
+        (generate(seed + 1, "train", MIXTURE), steps - easy),
     ):
         for start in range(0, batches, POOL):
             rng = random.Random(f"{seed}-{len(ordered)}")
@@ -122,6 +124,18 @@ class Exam(TrainerCallback):
             )
 
 
+def start_from(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: str) -> None:
+    """Take over the weights in ``folder``; embeddings follow their token's text, not its id."""
+    theirs = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = AutoTokenizer.from_pretrained(folder).get_vocab()
+    table = model.get_input_embeddings().weight.detach().clone()
+    for text, row in tokenizer.get_vocab().items():
+        if text in ids:
+            table[row] = theirs.get_input_embeddings().weight[ids[text]].detach()
+    model.load_state_dict(theirs.state_dict())
+    model.get_input_embeddings().weight.data.copy_(table)
+
+
 def train(
     out: Path,
     *,
@@ -150,7 +164,7 @@ def train(
     tokenizer = tiny_tokenizer()
     model = tiny_model(tokenizer, seed)
     if init is not None:
-        model.load_state_dict(type(model).from_pretrained(init, dtype=torch.float32).state_dict())
+        start_from(model, tokenizer, init)
     checkpoints = out / "checkpoints"
     args = MultiverseSFTConfig(
         output_dir=str(checkpoints),

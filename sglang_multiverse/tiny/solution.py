@@ -59,7 +59,7 @@ def _steps(problem: Problem) -> Work:
         return (_fork(first, values, conclusion),)
     results = ", ".join(_state(one.name, values) for one in first)
     return (
-        _fork(first, values, (f"Here {results}",)),
+        _fork(first, values, (f"So {results}",)),
         _fork(second, values, conclusion),
     )
 
@@ -129,7 +129,7 @@ def _comparison(problem: Problem, values: dict[str, int]) -> tuple[str, ...]:
         pair = f"{_state(best, values)}, {_state(other, values)}"
         if (values[other] > values[best]) == (problem.ask == "largest"):
             best = other
-        lines.append(f"Here {pair}: {', '.join(steps)}, so {best}")
+        lines.append(f"Here {pair}: {', '.join(steps)}, {problem.ask} {best}")
     return tuple(lines)
 
 

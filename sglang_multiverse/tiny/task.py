@@ -250,7 +250,7 @@ def _staged(rng: random.Random) -> Problem:
 
 
 def _nesting(rng: random.Random) -> Problem:
-    shape = rng.choice(((1, 0), (0, 1), (1, 1), (0, 0, 1), (1, 0, 0)))
+    shape = rng.choice(((1, 0), (0, 1), (1, 1)))
     names = NAMES[: len(shape)]
     given = tuple(
         _nested(rng, n) if deep else _plain(rng, n) for n, deep in zip(names, shape, strict=True)
@@ -294,6 +294,8 @@ def check(problem: Problem) -> None:
         raise NotUnderstood(f"at most {MAX_PARTS} definitions, then at most two that use them")
     if any(one.derived for one in problem.definitions) and len(second) != 2:
         raise NotUnderstood("of definitions that use others there must be two")
+    if len(first) != 2 and any(one.nested for one in first):
+        raise NotUnderstood("with parentheses there must be two definitions, A and B")
     asked = tuple(one.name for one in (second or first))
     if second and any(one.nested for one in first):
         raise NotUnderstood("parentheses and definitions that use others do not go together")

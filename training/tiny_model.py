@@ -9,7 +9,7 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2T
 
 from ..layout import LAYOUT_VERSION
 from ..tiny.solution import solution
-from ..tiny.task import NAMES, PART_NAMES, TOTAL, generate, prompt
+from ..tiny.task import ALL_KINDS, NAMES, PART_NAMES, TOTAL, generate, prompt
 from .tiny_tokenizer import build_tokenizer
 
 #: Problems whose texts the tokenizer's merges are learnt from.
@@ -18,7 +18,7 @@ TOKENIZER_PROBLEMS = 1500
 
 def tiny_tokenizer(seed: int = 0) -> Qwen2Tokenizer:
     """The tokenizer of the task's texts, the same for the same seed."""
-    problems = list(islice(generate(seed, "train"), TOKENIZER_PROBLEMS))
+    problems = list(islice(generate(seed, "train", ALL_KINDS), TOKENIZER_PROBLEMS))
     texts = (
         text
         for problem in problems

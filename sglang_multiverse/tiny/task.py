@@ -37,10 +37,9 @@ DESCRIPTION = """\
 The tiny model works on two to four named results of three-digit numbers and one question on them:
   A = 482+395, B = 913-278, C = 267*4. Which is largest, A, B or C?
   A = 482+395, B = 913-278. What is A + B?
-  A = 482+395, B = 913-278, C = 267*4, D = A + B, E = B + C. Which is smallest, D or E?
-  A = (123+456) - (789-321), B = 267*4. Which is largest, A or B?
   A = 482+395. What is A?
-Operands have three digits, a factor one (2 to 9); no result is negative or over 9999."""
+Operands have three digits, a factor one (2 to 9); no result is negative or over 9999. It reads
+parentheses and names defined by other names too, and mostly gets them wrong."""
 
 _OPS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
@@ -171,8 +170,10 @@ def grade(text: str, problem: Problem) -> bool:
 
 # Generation.
 
-#: Share of each kind among generated problems.
-KINDS = {"single": 0.08, "compare": 0.48, "sum": 0.12, "staged": 0.16, "nested": 0.16}
+#: Share of each kind among the questions the shipped model is made for.
+KINDS = {"single": 0.1, "compare": 0.65, "sum": 0.25}
+#: The same with kinds it was shown but gets mostly wrong: a second block, a block in a path.
+ALL_KINDS = {"single": 0.08, "compare": 0.48, "sum": 0.12, "staged": 0.16, "nested": 0.16}
 
 
 def generate(seed: int, split: Split, kinds: dict[str, float] | None = None) -> Iterator[Problem]:

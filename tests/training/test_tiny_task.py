@@ -146,7 +146,7 @@ def test_other_wordings_are_read_and_other_questions_refused(question, canonical
 
 def test_the_description_holds_only_questions_that_are_understood():
     examples = [line.strip() for line in DESCRIPTION.splitlines() if line.startswith("  ")]
-    assert len(examples) >= 5
+    assert len(examples) >= 3
     assert all(understands(example) for example in examples)
 
 

@@ -27,7 +27,7 @@ from .branch import Branch, Scratch, branch_of, delta_of
 from .pressure import Pressure, arrival
 from .rows import Replay, Resume, Row, Seed, Tail, launch
 from .slots import SlotPool
-from .stream import pull_records, sync_stream
+from .stream import sync_stream
 
 
 class Coordinator(Pressure):
@@ -242,8 +242,6 @@ class Coordinator(Pressure):
         tree = branch.tree
         if not tree.ready_to_join(node):
             return
-        for kid in node.kids:
-            pull_records(kid.handle)
         sync_stream(branch.root)
         kids = tree.join(node)
         if kids is None:
@@ -280,14 +278,14 @@ class Coordinator(Pressure):
             Whether the coordinator decides this step, and the batch. ``(True, None)`` keeps new
             prompts out while rows wait for memory; the running batch decodes on.
         """
-        if not self.queue and self.replays and not self._begin_replay():
+        if not self.queue and self.replays and not self._begin_replay(running_batch):
             # A prompt in the middle of its prefill goes on; others would take the room.
             return self.scheduler.chunked_req is None, None
         if not self.queue:
             return False, None
-        rows, short = self._select()
+        rows, short = self._select(len(running_batch.reqs))
         if not rows:
-            if short and self._stuck():
+            if short and self._stuck(running_batch):
                 self._make_room(self.queue[0].branch.root)
             return short and self.scheduler.chunked_req is None, None
         batch, scratch = launch(self.scheduler, self.pool, rows)
@@ -295,15 +293,15 @@ class Coordinator(Pressure):
         self._end_replay()
         return True, batch
 
-    def _select(self) -> tuple[list[Row], bool]:
-        """Take the rows that fit out of the queue, in order; and whether some had no room."""
-        scheduler, pool = self.scheduler, self.pool
+    def _select(self, running: int) -> tuple[list[Row], bool]:
+        """Take the rows that fit beside ``running`` decoding ones out of the queue, in order; and
+        whether some had no room."""
+        pool = self.pool
         free_rows = pool.free_rows
-        running = len(scheduler.running_batch.reqs)
         free_tokens = pool.free_tokens - running
-        budget = scheduler.max_prefill_tokens
+        budget = self.scheduler.max_prefill_tokens
         chosen: list[Row] = []
-        starting: dict[int, int] = {}
+        live: dict[Tree, int] = {}
         waiting: list[Row] = []
         closed = False
         for row in self.queue:
@@ -312,8 +310,9 @@ class Coordinator(Pressure):
                 continue  # a tail already written
             tree = row.branch.tree
             cap = tree.options.max_live_rows
-            live = tree.live() + starting.get(id(tree), 0)
-            if closed or (row.starts and cap is not None and live >= cap):
+            if cap is not None and tree not in live:
+                live[tree] = tree.live()
+            if closed or (row.starts and cap is not None and live[tree] >= cap):
                 waiting.append(row)
                 continue
             # One token of margin per row that goes on decoding.
@@ -324,8 +323,8 @@ class Coordinator(Pressure):
             free_rows -= 1
             free_tokens -= tokens + 1
             budget -= tokens
-            if isinstance(row, Seed | Resume):
-                starting[id(tree)] = starting.get(id(tree), 0) + 1
+            if tree in live and isinstance(row, Seed | Resume):
+                live[tree] += 1
             chosen.append(row)
         self.queue = waiting
         return chosen, closed

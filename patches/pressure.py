@@ -112,25 +112,25 @@ class Pressure:
         else:
             self._tear_down(head, out_of_memory())
 
-    def _stuck(self) -> bool:
+    def _stuck(self, running_batch: ScheduleBatch) -> bool:
         """Whether nothing else will run that could free rows or memory."""
         scheduler = self.scheduler
         last = scheduler.last_batch
         return (
-            scheduler.running_batch.is_empty()
+            running_batch.is_empty()
             and (last is None or last.is_empty())
             and scheduler.chunked_req is None
         )
 
-    def _begin_replay(self) -> bool:
+    def _begin_replay(self, running_batch: ScheduleBatch) -> bool:
         """Queue the oldest tree without KV, if there is room for it."""
         root = self.replays[0]
         tokens, trace, starts = root.tree.trace(written_only=True)
         nodes = sum(1 for _ in root.tree.nodes())
         # A few steps for every row, or the tree would be retracted again at once.
-        need = len(tokens) + 4 * (nodes + len(self.scheduler.running_batch.reqs)) + 8
+        need = len(tokens) + 4 * (nodes + len(running_batch.reqs)) + 8
         if need > self.pool.free_tokens or not self.pool.free_rows:
-            if self._stuck():
+            if self._stuck(running_batch):
                 self._make_room(root)
             return False
         self.replays.pop(0)

@@ -130,14 +130,7 @@ def meta_of(req: Req) -> dict[str, Any] | None:
         return None
     tree = branch.tree
     measured = tree.parallelism()
-    sampled = bytearray()
-
-    def collect(node: Any) -> None:
-        sampled.extend(node.sampled)
-        for kid in node.kids:
-            collect(kid)
-
-    collect(tree.root)
+    sampled = b"".join(node.sampled for node in tree.nodes())
     return {
         "parallelism": round(measured.degree, 6),
         "net_parallelism": round(measured.net, 6),

@@ -30,7 +30,16 @@ EXTRAS = {
         "peft>=0.21.2,<0.22",
         "accelerate>=1.15",
     ],
-    "data": [DATASETS, "openai>=2.8"],  # SGLang pins openai 2.8.0
+    "data": [
+        DATASETS,
+        "openai>=2.8",  # SGLang pins openai 2.8.0
+        "stamina>=26.1",
+        "rapidfuzz>=3.14",
+        "math-verify[antlr4_13_2]>=0.9,<0.10",
+        "matplotlib>=3.10",
+        "scikit-learn>=1.7",
+    ],
+    "ray": ["ray[data]>=2.50"],
     "dev": [
         "build>=1.2",
         "httpx>=0.28",

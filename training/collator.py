@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,13 @@ import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ..dialect import Dialect
-from ..layout import layout_of, pack, plain
+from ..layout import Layout, layout_of, pack, plain
 from ..structure import Tokens, Trace, parse
+from .screen import IGNORED
 
-IGNORED = -100
+#: How a text is laid out for training. Only ``multiverse`` is what the engine serves; the others
+#: are its baseline and its ablations.
+Variant = Literal["multiverse", "autoregressive", "no-mask", "no-positions"]
 
 
 def injected(trace: Trace, tokens: Tokens, dialect: Dialect) -> npt.NDArray[np.bool_]:
@@ -52,10 +55,14 @@ class MultiverseCollator(DataCollatorForLanguageModeling):
         dialect: of the tokenizer that made the ids.
         loss_on_injected: train on tokens the engine writes by itself, too. A token that does not
             see its left neighbour is never trained on: nothing there could predict it.
+        variant: ``multiverse``; or, for comparison, with the same tokens carrying loss, causal
+            attention (``autoregressive``, ``no-mask``) or the mask over positions in text order
+            (``no-positions``).
     """
 
     dialect: Dialect = field(kw_only=True)
     loss_on_injected: bool = False
+    variant: Variant = "multiverse"
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().torch_call([self._labelled(example) for example in examples])
@@ -63,13 +70,22 @@ class MultiverseCollator(DataCollatorForLanguageModeling):
         positions, orders = [], []
         for row, example in enumerate(examples):
             texts = [layout_of(parse(ids, self.dialect)) for ids in _texts(example)]
-            whole = pack([*texts, plain(length - len(example["input_ids"]))])
+            padding = plain(length - len(example["input_ids"]))
+            hidden = pack([*texts, padding]).left_hidden
+            whole = pack([*map(self._varied, texts), padding])
             positions.append(whole.position)
             orders.append(whole.order)
-            batch["labels"][row][torch.from_numpy(whole.left_hidden)] = IGNORED
+            batch["labels"][row][torch.from_numpy(hidden)] = IGNORED
         batch["position_ids"] = torch.from_numpy(np.stack(positions))
         batch["multiverse_order"] = torch.from_numpy(np.stack(orders)).to(torch.int32)
         return batch
+
+    def _varied(self, laid: Layout) -> Layout:
+        causal = plain(len(laid))
+        if self.variant == "multiverse":
+            return laid
+        order = laid.order if self.variant == "no-positions" else causal.order
+        return Layout(position=causal.position, order=order)
 
     def _labelled(self, example: dict[str, Any]) -> dict[str, Any]:
         labels = np.array(example.get("labels", example["input_ids"]))

@@ -111,10 +111,11 @@ def fork_join_decode(
 def _next_tokens(model: Any, texts: list[list[int]], dialect: Dialect) -> list[int]:
     length = max(map(len, texts))
     laid = [pack([layout(text, dialect), plain(length - len(text))]) for text in texts]
-    logits = model(
-        input_ids=torch.tensor([text + [0] * (length - len(text)) for text in texts]),
-        position_ids=torch.stack([torch.from_numpy(one.position) for one in laid]),
-        multiverse_order=torch.stack([torch.from_numpy(one.order) for one in laid]).int(),
-        use_cache=False,
-    ).logits
+    inputs = {
+        "input_ids": torch.tensor([text + [0] * (length - len(text)) for text in texts]),
+        "position_ids": torch.stack([torch.from_numpy(one.position) for one in laid]),
+        "multiverse_order": torch.stack([torch.from_numpy(one.order) for one in laid]).int(),
+    }
+    on_device = {name: value.to(model.device) for name, value in inputs.items()}
+    logits = model(**on_device, use_cache=False).logits
     return [int(logits[i, len(text) - 1].argmax()) for i, text in enumerate(texts)]

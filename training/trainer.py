@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
+from accelerate.logging import get_logger
 from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 from ..dialect import Dialect
 from ..layout import LAYOUT_VERSION
 from .attention import enable_multiverse_attention
-from .collator import MultiverseCollator
+from .collator import MultiverseCollator, Variant
+from .modes import PromptMode, to_autoregressive, with_prompt_mode
+from .screen import Policy, Screening, screen
+from .validity import StructureValidity
+
+logger = get_logger(__name__)
 
 
 @dataclass
@@ -20,22 +28,77 @@ class MultiverseSFTConfig(SFTConfig):
     """:class:`trl.SFTConfig` with what forked texts add.
 
     Attributes:
+        variant: ``multiverse``, the ``autoregressive`` baseline (every answer flattened, causal
+            attention), or an ablation: ``no-mask`` (the same texts, causal attention) or
+            ``no-positions`` (the mask, positions in text order).
+        overlong, malformed: what becomes of an example over ``max_length``, or not in canonical
+            form: ``drop``, ``truncate`` (before the block in question) or ``error``.
+        prompt_mode: end each question in the sentence for ``parallel`` or ``sequential`` steps, in
+            the one its answer calls for (``auto``), or leave it ``as-is``.
         loss_on_injected: train on tokens the engine writes by itself, too.
+        eval_generations: answers to generate at every evaluation, whose structure is checked.
     """
 
     max_length: int | None = field(
         default=32768,
         metadata={
-            "help": "Longest text in tokens; longer ones lose their end. TRL's 1024 is short."
+            "help": "Longest text in tokens, see `overlong`. TRL's default of 1024 is short here."
+        },
+    )
+    variant: str = field(
+        default="multiverse",
+        metadata={
+            "help": "What to train: the layout that is served, its autoregressive baseline, or an "
+            "ablation.",
+            "choices": get_args(Variant),
+        },
+    )
+    overlong: str = field(
+        default="drop",
+        metadata={"help": "What becomes of a text over max_length.", "choices": get_args(Policy)},
+    )
+    malformed: str = field(
+        default="drop",
+        metadata={
+            "help": "What becomes of a text that is not in canonical form.",
+            "choices": get_args(Policy),
+        },
+    )
+    prompt_mode: str = field(
+        default="as-is",
+        metadata={
+            "help": "The sentence that ends each question and chooses the mode.",
+            "choices": get_args(PromptMode),
         },
     )
     loss_on_injected: bool = field(
         default=False,
         metadata={"help": "Also train on separators and openings that the engine writes itself."},
     )
+    eval_generations: int = field(
+        default=0,
+        metadata={"help": "Answers to generate, and check the structure of, at every evaluation."},
+    )
+    eval_max_new_tokens: int = field(
+        default=1024, metadata={"help": "Longest path of such an answer, in steps."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, kind in (
+            ("variant", Variant),
+            ("overlong", Policy),
+            ("malformed", Policy),
+            ("prompt_mode", PromptMode),
+        ):
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                raise ValueError(f"{name}={value!r} is none of {', '.join(get_args(kind))}")
+        if self.eval_generations and self.variant in ("no-mask", "no-positions"):
+            raise ValueError(
+                f"variant={self.variant!r} is trained under a layout that no engine decodes; leave "
+                "out eval_generations"
+            )
         if self.truncation_mode != "keep_start":
             raise ValueError(
                 f"truncation_mode={self.truncation_mode!r} would begin texts inside a block; use "
@@ -53,7 +116,11 @@ class MultiverseSFTConfig(SFTConfig):
 class MultiverseSFTTrainer(SFTTrainer):
     """:class:`trl.SFTTrainer` under the layout's mask and positions. Arguments are its own.
 
-    A model given by name is loaded with FlexAttention where there is a GPU, else with SDPA.
+    A model given by name is loaded with FlexAttention where there is a GPU, else with SDPA. With a
+    ``peft_config``, LoRA also trains the rows of the dialect's tags.
+
+    Attributes:
+        screenings: what was kept and dropped, by name of the dataset.
     """
 
     _tag_names: ClassVar[list[str]] = ["trl", "sft", "multiverse"]
@@ -75,6 +142,8 @@ class MultiverseSFTTrainer(SFTTrainer):
                 "attn_implementation": "flex_attention" if torch.cuda.is_available() else "sdpa",
                 **(args.model_init_kwargs or {}),
             }
+        self.screenings: dict[str, Screening] = {}
+        self._counted = (time.monotonic(), 0.0)
         super().__init__(model, args, **kwargs)
         parallel = self.accelerator.parallelism_config
         if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
@@ -83,11 +152,72 @@ class MultiverseSFTTrainer(SFTTrainer):
                 "attention; set cp_size and sp_size to 1"
             )
         enable_multiverse_attention(self.model)
-        self.model.config.multiverse = {"layout": LAYOUT_VERSION}
+        dialect = Dialect.from_tokenizer(self._tokenizer)
+        if args.variant != "autoregressive":  # whose weights are an ordinary model's
+            served = args.variant == "multiverse"
+            self.model.config.multiverse = {"layout": LAYOUT_VERSION if served else args.variant}
         # TRL forbids a collator of one's own beside packing, so it is set after the fact.
         self.data_collator = MultiverseCollator(
             pad_token_id=self.data_collator.pad_token_id,
             pad_to_multiple_of=args.pad_to_multiple_of,
-            dialect=Dialect.from_tokenizer(self._tokenizer),
+            dialect=dialect,
             loss_on_injected=args.loss_on_injected,
+            variant=args.variant,
         )
+        if args.eval_generations:
+            self.add_callback(StructureValidity(self, dialect))
+
+    def _prepare_dataset(
+        self,
+        dataset: Any,
+        processing_class: Any,
+        args: MultiverseSFTConfig,
+        packing: bool,
+        formatting_func: Any,
+        dataset_name: str,
+    ) -> Any:
+        """TRL's preparation, with each text screened whole before it is packed."""
+        tokenised = "input_ids" in (dataset.column_names or ())
+        dialect = Dialect.from_tokenizer(self._tokenizer)
+        if args.variant == "autoregressive" and (tokenised or formatting_func is not None):
+            raise ValueError(
+                "the autoregressive variant flattens texts: give it 'prompt' and 'completion' or "
+                "'messages', neither tokenised nor through a formatting_func"
+            )
+        if args.variant == "autoregressive":
+            dataset = dataset.map(to_autoregressive, fn_kwargs={"spec": dialect.spec})
+        elif args.prompt_mode != "as-is" and not tokenised:
+            dataset = dataset.map(
+                with_prompt_mode, fn_kwargs={"mode": args.prompt_mode, "spec": dialect.spec}
+            )
+        whole = copy.copy(args)
+        whole.max_length, whole.shuffle_dataset = None, False
+        dataset = super()._prepare_dataset(
+            dataset, processing_class, whole, False, formatting_func, dataset_name
+        )
+        dataset, counts = screen(
+            dataset,
+            dialect,
+            max_length=args.max_length,
+            overlong=args.overlong,
+            malformed=args.malformed,
+            name=dataset_name,
+            num_proc=args.dataset_num_proc,
+        )
+        if counts is not None:
+            self.screenings[dataset_name] = counts
+            for line in counts.lines():
+                logger.info(f"{dataset_name}: {line}")
+        return super()._prepare_dataset(
+            dataset, processing_class, args, packing, None, dataset_name
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's, with the tokens trained on a second since the last time."""
+        now, (then, before) = time.monotonic(), self._counted
+        if self.model.training and self._total_train_tokens > before:
+            logs["tokens_per_second"] = round(
+                (self._total_train_tokens - before) / max(now - then, 1e-9), 1
+            )
+            self._counted = (now, self._total_train_tokens)
+        super().log(logs, start_time)

@@ -1,0 +1,208 @@
+"""Which examples are trained on: structure and length are checked before the first step.
+
+Every example is kept as it is, cut at a place where no block is open, or dropped for a reason that
+is counted. Nothing is repaired: a block that the data does not close teaches never to close one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from ..dialect import Dialect, Tag
+from ..layout import layout_of
+from ..structure import StructureError, parse
+
+Policy = Literal["drop", "truncate", "error"]
+
+IGNORED = -100
+
+
+class ExampleError(ValueError):
+    """An example that the chosen policy refuses; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of one example: its first ``keep`` tokens, 0 where it is dropped.
+
+    Attributes:
+        reason: why it was dropped or cut, e.g. ``malformed: path_count``; None where untouched.
+        critical_path: of what is kept, in tokens.
+    """
+
+    keep: int
+    reason: str | None
+    critical_path: int
+    detail: str = ""
+
+
+@dataclass
+class Screening:
+    """Counts over one dataset.
+
+    Attributes:
+        dropped, truncated: how many examples, by reason.
+        lengths: tokens of every example that is kept.
+        critical_paths: their critical paths, in tokens.
+        trained_tokens: tokens that carry loss.
+    """
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    truncated: Counter[str] = field(default_factory=Counter)
+    lengths: list[int] = field(default_factory=list)
+    critical_paths: list[int] = field(default_factory=list)
+    trained_tokens: int = 0
+
+    @property
+    def kept(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def parallelism(self) -> float:
+        """Tokens of all kept texts, prompts included, ÷ tokens of their critical paths."""
+        return sum(self.lengths) / max(sum(self.critical_paths), 1)
+
+    def lines(self) -> list[str]:
+        """The report, one fact a line."""
+        total = self.kept + self.dropped.total()
+        lines = [f"kept {self.kept} of {total} examples"]
+        lines += [f"dropped {n}: {reason}" for reason, n in sorted(self.dropped.items())]
+        lines += [f"truncated {n}: {reason}" for reason, n in sorted(self.truncated.items())]
+        if self.kept:
+            low, middle, high = np.percentile(self.lengths, (0, 50, 100)).astype(int)
+            lines.append(
+                f"{sum(self.lengths)} tokens, {self.trained_tokens} of them trained on; "
+                f"lengths {low} to {high}, median {middle}"
+            )
+            lines.append(f"degree of parallelism {self.parallelism:.3f}, prompts included")
+        return lines
+
+
+def judge(
+    tokens: Sequence[int],
+    labels: Sequence[int],
+    dialect: Dialect,
+    *,
+    max_length: int | None,
+    overlong: Policy = "drop",
+    malformed: Policy = "drop",
+) -> Verdict:
+    """Judge one tokenised text, prompt included.
+
+    Args:
+        tokens: ids, shape ``(n,)``; ``labels`` beside them, -100 where no loss is taken.
+        max_length: longest text allowed, in tokens; None for any.
+        overlong: ``drop`` it, ``truncate`` it before the block that the limit falls into, or
+            ``error``.
+        malformed: ``drop`` it, ``truncate`` it before the first block that departs from the
+            canonical form, or ``error``.
+    """
+    try:
+        trace = parse(tokens, dialect, strict=True)
+    except StructureError as error:
+        code = error.issues[0].code
+        reason, detail = f"malformed: {code}", str(error)
+        if malformed != "truncate":
+            return Verdict(0, reason, 0, detail)
+        keep = _legal(tokens, dialect, min(issue.offset for issue in error.issues))
+        trace = parse(tokens, dialect)
+    else:
+        keep, reason, detail = len(tokens), None, ""
+    if max_length is not None and keep > max_length:
+        reason = f"longer than {max_length} tokens"
+        detail = f"{keep} tokens"
+        if overlong != "truncate":
+            return Verdict(0, reason, 0, detail)
+        keep = _legal(tokens, dialect, max_length)
+    if all(label == IGNORED for label in labels[:keep]):
+        return Verdict(0, f"{reason}, nothing left to train on" if reason else "no labels", 0)
+    laid = layout_of(trace)
+    return Verdict(keep, reason, int(laid.position[:keep].max()) + 1, detail)
+
+
+def _legal(tokens: Sequence[int], dialect: Dialect, limit: int) -> int:
+    """The longest prefix of at most ``limit`` tokens that ends outside every block."""
+    opened: list[int] = []
+    for offset, token in enumerate(tokens[:limit]):
+        if token == dialect[Tag.PARALLEL]:
+            opened.append(offset)
+        elif token == dialect[Tag.END_PARALLEL] and opened:
+            opened.pop()
+    return opened[0] if opened else min(limit, len(tokens))
+
+
+def screen(
+    dataset: Any,
+    dialect: Dialect,
+    *,
+    max_length: int | None,
+    overlong: Policy = "drop",
+    malformed: Policy = "drop",
+    name: str = "train",
+    num_proc: int | None = None,
+) -> tuple[Any, Screening | None]:
+    """Keep, cut or drop every example of a tokenised dataset (``input_ids``, ``labels``).
+
+    Returns:
+        The dataset, and the counts; None for a streamed one, which is judged as it is read.
+
+    Raises:
+        ExampleError: with a policy of ``error``, on the first example it forbids; or when nothing
+            is left.
+    """
+    policy = {"max_length": max_length, "overlong": overlong, "malformed": malformed}
+
+    def mark(example: dict[str, Any], index: int) -> dict[str, Any]:
+        verdict = judge(example["input_ids"], example["labels"], dialect, **policy)
+        _refuse(verdict, policy, name, index)
+        return {
+            "input_ids": example["input_ids"][: verdict.keep],
+            "labels": example["labels"][: verdict.keep],
+            "_reason": verdict.reason or "",
+            "_critical_path": verdict.critical_path,
+        }
+
+    streamed = not hasattr(dataset, "num_rows")
+    named = {} if streamed else {"num_proc": num_proc, "desc": f"Screening {name} dataset"}
+    marked = dataset.map(mark, with_indices=True, **named)
+    own = ["_reason", "_critical_path"]
+    if streamed:
+        return marked.filter(lambda row: len(row["input_ids"]) > 0).remove_columns(own), None
+    counts = _count(marked)
+    left = [i for i, ids in enumerate(marked["input_ids"]) if len(ids)]
+    if not left and marked.num_rows:
+        raise ExampleError(
+            f"no example of the {name} dataset can be trained on: "
+            + "; ".join(f"{n} × {reason}" for reason, n in counts.dropped.items())
+        )
+    kept = marked if len(left) == marked.num_rows else marked.select(left)
+    return kept.remove_columns(own), counts
+
+
+def _refuse(verdict: Verdict, policy: dict[str, Any], name: str, index: int) -> None:
+    reason = verdict.reason or ""
+    kind = "malformed" if reason.startswith("malformed") else "overlong"
+    if verdict.keep == 0 and reason.startswith(("malformed", "longer")) and policy[kind] == "error":
+        raise ExampleError(
+            f"example {index} of the {name} dataset: {reason} ({verdict.detail}); repair it, or "
+            f"choose {kind}='drop' or 'truncate'"
+        )
+
+
+def _count(marked: Iterable[dict[str, Any]]) -> Screening:
+    counts = Screening()
+    for row in marked:
+        if not len(row["input_ids"]):
+            counts.dropped[row["_reason"]] += 1
+            continue
+        if row["_reason"]:
+            counts.truncated[row["_reason"]] += 1
+        counts.lengths.append(len(row["input_ids"]))
+        counts.critical_paths.append(row["_critical_path"])
+        counts.trained_tokens += sum(label != IGNORED for label in row["labels"])
+    return counts

@@ -1,0 +1,101 @@
+"""From a call to its reply: out of the store if it is there, else paid for within the budget."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .budget import Budget, BudgetExhausted, worst_case
+from .call import Call, Reply
+from .store import Opened, Store
+from .transport import Transport, TransportError
+
+#: Seconds between looks at a call that another process has in flight, or at a budget that is held.
+POLL = 0.2
+
+
+class Stopped(RuntimeError):
+    """The run is ending; no further call is made."""
+
+
+class Caller(Protocol):
+    """What the pipeline asks for replies."""
+
+    async def __call__(self, call: Call) -> Reply: ...
+
+
+@dataclass
+class Tally:
+    """What a caller has done in this run."""
+
+    from_store: int = 0
+    sent: int = 0
+    failed: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+
+@dataclass
+class StoredCaller:
+    """Replies from ``store``; what is not there is sent by ``transport`` and written there."""
+
+    store: Store
+    transport: Transport
+    budget: Budget = Budget()
+    tally: Tally = field(default_factory=Tally)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, call: Call) -> Reply:
+        """The reply to ``call``.
+
+        Raises:
+            BudgetExhausted, Stopped: nothing was sent.
+            TransportError: the endpoint gave no reply.
+        """
+        reply = self.store.reply(call.key)
+        if reply is not None:
+            self.tally.from_store += 1
+            return reply
+        while True:
+            async with self.transport.slot:
+                if self.stopping.is_set():
+                    raise Stopped
+                opened = self._open(call)
+                if isinstance(opened, Reply):
+                    self.tally.from_store += 1
+                    return opened
+                if opened is Opened.OURS:
+                    return await self._send(call)
+            await asyncio.sleep(POLL)
+
+    def _open(self, call: Call) -> Reply | Opened:
+        worst = worst_case(call, self.transport.prices)
+        opened = self.store.open_call(call, worst, self.budget)
+        if opened is Opened.DEAR:
+            ledger = self.store.ledger()
+            if not ledger.held.tokens:
+                spent = ledger.paid + ledger.lost
+                raise BudgetExhausted(
+                    f"{spent.tokens:,} tokens and {spent.cost:.2f} {self.transport.prices.currency}"
+                    f" are spent or were perhaps charged; the next call could take "
+                    f"{worst.tokens:,} tokens and {worst.cost:.2f} more, over the budget. Raise "
+                    "`budget` and run again: nothing is lost"
+                )
+        return opened
+
+    async def _send(self, call: Call) -> Reply:
+        try:
+            reply = await self.transport.send(call)
+        except TransportError as error:
+            self.store.abandon_call(call.key, error.unanswered)
+            self.tally.failed += 1
+            raise
+        except BaseException:  # cancelled with the request in flight
+            self.store.abandon_call(call.key, 1)
+            raise
+        self.store.close_call(call.key, reply)
+        self.tally.sent += 1
+        self.tally.tokens += reply.usage.input + reply.usage.output
+        self.tally.cost += reply.cost
+        return reply

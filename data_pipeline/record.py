@@ -1,0 +1,67 @@
+"""What goes through the stages: one reasoning chain and what has been made of it so far."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .finding import Finding
+
+
+@dataclass(frozen=True)
+class Record:
+    """One item on its way through the stages.
+
+    Attributes:
+        id: hash of the question, see :func:`item_id`.
+        question: what was asked, without any prompt suffix.
+        source: the sequential reasoning chain.
+        attempt: the answer that followed the chain, to the user.
+        answer: the reference answer, where the dataset has one.
+        outline: tree of steps and groups, after the outline stage.
+        filled: the same tree over the source's sentences, after the fill stage.
+        text: canonical trace (``<Think>…</Think>`` and answer), from the draft on.
+        notes: findings that were accepted: what was kept as drafted or undone.
+    """
+
+    id: str
+    question: str
+    source: str
+    attempt: str = ""
+    answer: str | None = None
+    outline: str = ""
+    filled: str = ""
+    text: str = ""
+    notes: tuple[Finding, ...] = ()
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why an item is left out. ``code`` is counted, ``span`` counts characters of the text that
+    was checked (a reply, a document) or of the source, as ``message`` says."""
+
+    stage: str
+    code: str
+    message: str
+    span: tuple[int, int] | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @classmethod
+    def of(cls, stage: str, findings: list[Finding]) -> Rejection:
+        """The rejection that ``findings``, of which there is at least one, come to."""
+        first = findings[0]
+        return cls(stage, first.code, first.message, first.span, tuple(findings))
+
+
+def item_id(question: str) -> str:
+    """Sixteen hex digits of the question's SHA-256; white space does not count.
+
+    >>> item_id("What is 1 + 1?") == item_id(" What is  1 + 1?\\n")
+    True
+    """
+    normal = re.sub(r"\s+", " ", question).strip()
+    return hashlib.sha256(normal.encode()).hexdigest()[:16]

@@ -1,0 +1,327 @@
+"""The transport against a real HTTP server: retries, limits, finish reasons, costs, budget."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sglang_multiverse.data_pipeline.budget import (
+    Budget,
+    BudgetExhausted,
+    Prices,
+    most_input_tokens,
+    worst_case,
+)
+from sglang_multiverse.data_pipeline.call import Call, Message, Reply, Sampling, Usage
+from sglang_multiverse.data_pipeline.caller import Stopped, StoredCaller
+from sglang_multiverse.data_pipeline.cassette import Cassette, Replied
+from sglang_multiverse.data_pipeline.rate import PerMinute
+from sglang_multiverse.data_pipeline.store import Store
+from sglang_multiverse.data_pipeline.task import Task
+from sglang_multiverse.data_pipeline.transport import (
+    Endpoint,
+    Transport,
+    TransportError,
+    retry_after,
+)
+
+from .replay import ReplayServer
+
+PRICES = Prices(input=2.0, output=10.0)
+
+
+def call(question: str = "Q", attempt: int = 1, max_tokens: int = 50, **sampling: Any) -> Call:
+    text = f"<question>\n{question}\n</question>\n\n{Task('fill', attempt=attempt)}"
+    return Call(
+        item="i",
+        stage="fill",
+        stage_version="1",
+        prompt="fill",
+        prompt_hash="h",
+        model="teacher",
+        sampling=Sampling(max_tokens=max_tokens, **sampling),
+        messages=(Message("user", text),),
+        attempt=attempt,
+    )
+
+
+def cassette(*faults: dict[str, Any], text: str | None = "S1: 1", **more: Any) -> Cassette:
+    return Cassette("one", "Q", "chain", replies={"fill": (Replied(text, faults=faults, **more),)})
+
+
+def send(server: ReplayServer, one: Call, **endpoint: Any) -> Reply:
+    options = {"wait_initial": 0.01, "wait_max": 0.05, "timeout": 5.0, "model": "teacher"}
+
+    async def go() -> Reply:
+        async with Transport(Endpoint(server.url, **{**options, **endpoint}), PRICES) as transport:
+            return await transport.send(one)
+
+    return asyncio.run(go())
+
+
+def test_a_reply_comes_with_usage_and_cost() -> None:
+    with ReplayServer([cassette()]) as server:
+        reply = send(server, call())
+    ((usage_in, usage_out),) = [request.usage for request in server.paid()]
+    assert (reply.text, reply.failure, reply.tries, reply.unanswered) == ("S1: 1", None, 1, 0)
+    assert reply.usage == Usage(usage_in, usage_out)
+    assert reply.cost == pytest.approx((usage_in * 2 + usage_out * 10) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("fault", "unanswered"),
+    [
+        ({"status": 408}, 0),
+        ({"status": 409}, 0),
+        ({"status": 429}, 0),
+        ({"status": 500}, 0),
+        ({"status": 503}, 0),
+        ({"garbage": "<html>bad gateway</html>"}, 1),
+        ({"garbage": '{"error": "overloaded"}'}, 1),
+        ({"garbage": "[1, 2]"}, 1),
+        ({"cut": True}, 1),
+        ({"hang": 1.0}, 1),
+    ],
+)
+def test_what_passes_is_tried_again(fault: dict[str, Any], unanswered: int) -> None:
+    with ReplayServer([cassette(fault)]) as server:
+        reply = send(server, call(), timeout=0.3)
+    assert (reply.text, reply.tries, reply.unanswered) == ("S1: 1", 2, unanswered)
+
+
+def test_retry_after_is_waited_for() -> None:
+    with ReplayServer([cassette({"status": 429, "retry_after": 0.6})]) as server:
+        start = time.monotonic()
+        reply = send(server, call())
+    assert reply.tries == 2
+    assert time.monotonic() - start >= 0.6
+
+
+def test_retry_after_beyond_all_patience_ends_the_call() -> None:
+    with ReplayServer([cassette({"status": 429, "retry_after": 9999})]) as server:
+        with pytest.raises(TransportError, match="HTTP 429 after 1 request"):
+            send(server, call())
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "Mon, 01 Jan 2001 00:00:00 GMT"}, 0),
+        ({"retry-after": "soon"}, None),
+    ],
+)
+def test_the_forms_of_retry_after(headers: dict[str, str], expected: float | None) -> None:
+    assert retry_after(headers) == expected
+
+
+def test_retries_are_bounded_and_the_error_says_what_happened() -> None:
+    with ReplayServer([cassette(*[{"status": 500}] * 9)]) as server:
+        with pytest.raises(TransportError, match="HTTP 500 after 3 requests") as caught:
+            send(server, call(), attempts=3)
+    assert not caught.value.fatal
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "fatal"),
+    [
+        ({"status": 400}, False),
+        ({"status": 422}, False),
+        ({"status": 404}, True),
+        ({"status": 403}, True),
+        ({"status": 429, "code": "insufficient_quota"}, True),
+    ],
+)
+def test_what_does_not_pass_is_not_tried_again(fault: dict[str, Any], fatal: bool) -> None:
+    with ReplayServer([cassette(fault)]) as server:
+        with pytest.raises(TransportError, match="after 1 request") as caught:
+            send(server, call())
+    assert caught.value.fatal is fatal
+
+
+def test_a_wrong_key_says_where_the_key_comes_from() -> None:
+    with ReplayServer([cassette()], key="right") as server:
+        with pytest.raises(TransportError, match="api_key_env") as caught:
+            send(server, call(), api_key="wrong")
+        assert caught.value.fatal
+        assert send(server, call(), api_key="right").text == "S1: 1"
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    async def go() -> None:
+        endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", "teacher", attempts=2, wait_initial=0.01)
+        async with Transport(endpoint) as transport:
+            await transport.send(call())
+
+    with pytest.raises(TransportError, match="connection failed") as caught:
+        asyncio.run(go())
+    assert caught.value.unanswered == 0, "nothing was sent"
+
+
+@pytest.mark.parametrize(
+    ("reply", "failure"),
+    [
+        ({"finish_reason": "length"}, "length"),
+        ({"finish_reason": "content_filter"}, "content-filter"),
+        ({"text": None}, "empty-reply"),
+        ({"text": "  \n"}, "empty-reply"),
+        ({"refusal": "I cannot help with that."}, "refusal"),
+    ],
+)
+def test_finish_reasons_are_failures_that_were_paid(reply: dict[str, Any], failure: str) -> None:
+    with ReplayServer([cassette(**reply)]) as server:
+        got = send(server, call())
+    assert got.failure == failure
+    assert got.usage.input > 0
+
+
+def test_a_request_that_no_cassette_knows_fails_loudly() -> None:
+    with ReplayServer([cassette()]) as server:
+        with pytest.raises(TransportError, match="no cassette answers"):
+            send(server, call("another question"))
+        with pytest.raises(TransportError, match="no cassette answers"):
+            send(server, call(attempt=2))
+    assert len(server.unmatched) == 2
+
+
+def test_sampling_reaches_the_wire() -> None:
+    seen: list[dict[str, Any]] = []
+    with ReplayServer([cassette()]) as server:
+        handler = server.RequestHandlerClass
+        answer: Callable[..., None] = handler.answer  # type: ignore[attr-defined]
+
+        class Spy(handler):  # type: ignore[misc, valid-type]
+            def answer(self, request: dict[str, Any]) -> None:
+                seen.append(request)
+                answer(self, request)
+
+        server.RequestHandlerClass = Spy
+        one = call(temperature=0.3, extra={"reasoning_effort": "low"})
+        send(server, one)
+        send(server, one, max_tokens_field="max_completion_tokens")
+    first, second = seen
+    assert (first["temperature"], first["max_tokens"]) == (0.3, 50)
+    assert first["reasoning_effort"] == "low"
+    assert second["max_completion_tokens"] == 50
+    assert "max_tokens" not in second
+
+
+def test_the_worst_case_is_never_less_than_what_is_paid() -> None:
+    one = call("Ünïcödé 漢字 " * 50)
+    assert most_input_tokens(one.messages) >= len(one.messages[0].content.encode())
+    assert worst_case(one, PRICES).cost >= PRICES.of(Usage(300, 50))
+
+
+def test_cached_input_is_cheaper() -> None:
+    prices = Prices(input=2.0, output=10.0, cached_input=0.5)
+    assert prices.of(Usage(1_000_000, 0, cached=600_000)) == pytest.approx(0.8 + 0.3)
+
+
+def test_a_rate_is_kept() -> None:
+    async def go() -> float:
+        limiter = PerMinute(1200)  # 20 a second
+        start = time.monotonic()
+        await asyncio.gather(*[limiter.take() for _ in range(9)])
+        return time.monotonic() - start
+
+    assert 0.4 <= asyncio.run(go()) < 1.5
+
+
+def caller(server: ReplayServer, store: Store, budget: Budget = Budget()) -> StoredCaller:
+    endpoint = Endpoint(server.url, "teacher", concurrency=4, attempts=2, wait_initial=0.01)
+    return StoredCaller(store, Transport(endpoint, PRICES), budget)
+
+
+def test_concurrency_is_bounded_and_a_second_time_costs_nothing(tmp_path: Any) -> None:
+    questions = [f"Q{i}" for i in range(12)]
+    cassettes = [Cassette(q, q, "c", replies={"fill": (Replied("S1: 1"),)}) for q in questions]
+    with ReplayServer(cassettes, latency=0.05) as server, Store(tmp_path / "s") as store:
+
+        async def go() -> StoredCaller:
+            asking = caller(server, store)
+            await asyncio.gather(*[asking(call(q)) for q in questions])
+            await asyncio.gather(*[asking(call(q)) for q in questions])
+            return asking
+
+        tally = asyncio.run(go()).tally
+    assert (tally.sent, tally.from_store) == (12, 12)
+    assert len(server.requests) == 12
+    assert server.most_in_flight == 4
+
+
+def test_the_same_call_at_the_same_time_is_paid_once(tmp_path: Any) -> None:
+    with ReplayServer([cassette()], latency=0.1) as server, Store(tmp_path / "s") as store:
+
+        async def go() -> list[Reply]:
+            asking = caller(server, store)
+            return list(await asyncio.gather(*[asking(call()) for _ in range(4)]))
+
+        replies = asyncio.run(go())
+    assert [reply.text for reply in replies] == ["S1: 1"] * 4
+    assert len(server.requests) == 1
+
+
+def test_the_budget_is_hard(tmp_path: Any) -> None:
+    """What is in flight is held in full: not one request more is sent than fits."""
+    questions = [f"Q{i}" for i in range(40)]
+    cassettes = [Cassette(q, q, "c", replies={"fill": (Replied("S1: 1"),)}) for q in questions]
+    worst = worst_case(call("Q10"), PRICES)
+    budget = Budget(tokens=worst.tokens * 3)
+    with ReplayServer(cassettes) as server, Store(tmp_path / "s") as store:
+
+        async def go() -> int:
+            asking = caller(server, store, budget)
+            done = await asyncio.gather(
+                *[asking(call(q)) for q in questions], return_exceptions=True
+            )
+            return sum(isinstance(one, BudgetExhausted) for one in done)
+
+        refused = asyncio.run(go())
+        paid = store.ledger().paid.tokens
+    assert len(server.requests) == 40 - refused
+    assert 0 < refused < 38, "what was settled below its worst case made room"
+    assert paid == sum(sum(request.usage) for request in server.paid())
+    assert budget.tokens is not None and paid <= budget.tokens
+
+
+def test_a_stopping_run_sends_nothing_more(tmp_path: Any) -> None:
+    with ReplayServer([cassette()]) as server, Store(tmp_path / "s") as store:
+
+        async def go() -> None:
+            asking = caller(server, store)
+            asking.stopping.set()
+            with pytest.raises(Stopped):
+                await asking(call())
+
+        asyncio.run(go())
+        assert store.ledger().held.tokens == 0
+    assert server.requests == []
+
+
+def test_a_cancelled_call_is_on_the_books_as_perhaps_paid(tmp_path: Any) -> None:
+    with ReplayServer([cassette()], latency=0.5) as server, Store(tmp_path / "s") as store:
+
+        async def go() -> None:
+            asking = caller(server, store)
+            task = asyncio.create_task(asking(call()))
+            await asyncio.sleep(0.2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(go())
+        (row,) = store.calls()
+        assert (row["state"], row["lost"]) == ("lost", 1)
+        assert store.ledger().held.tokens == 0

@@ -1,42 +1,43 @@
 """The gates: what every LLM step must hold, checked without an LLM.
 
-Each gate is a module; this one says which of them a stage runs. None raises, whatever the text.
+Each gate is a module; this one says which of them a stage runs. No text makes one raise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
-from sglang_multiverse.text import Document
+from sglang_multiverse.dialect import MULTIVERSE, Tag
 
 from ..finding import Finding
-from ..outline import Outline
-from .options import MODEL_OUTPUT, GateOptions
+from .answer import check_answer, final_answer
+from .benefit import flatten_costly_blocks
+from .block import check_rewrite
+from .content import check_content, kept_spans
+from .coverage import check_fill, compare_sentences
+from .equivalence import EQUIVALENCE, Equivalence
+from .grammar import check_grammar
+from .independence import Judge, check_independence, judge_independence
+from .located import locate
+from .numbering import renumber
+from .options import CURATION, MODEL_OUTPUT, GateOptions
+from .outlines import check_outline
+from .shape import check_shape
 
 __all__ = [
+    "CURATION",
     "MODEL_OUTPUT",
     "GateOptions",
+    "Judge",
     "check_block",
     "check_document",
     "check_fill",
     "check_outline",
+    "final_answer",
     "flatten_costly_blocks",
+    "judge_independence",
     "renumber",
 ]
-
-
-def check_outline(outline: Outline, options: GateOptions = GateOptions()) -> list[Finding]:
-    """After step 1: every step once and in order, groups of two or more branches of adjacent
-    steps, nesting within bounds."""
-    raise NotImplementedError
-
-
-def check_fill(
-    source: str, outline: Outline, filled: Outline, options: GateOptions = GateOptions()
-) -> list[Finding]:
-    """After step 2, task 1: ``filled`` (``parse_outline`` of the LLM's text) keeps the steps and
-    groups of ``outline`` and holds every sentence of ``source`` once, in order."""
-    raise NotImplementedError
 
 
 def check_document(
@@ -44,32 +45,51 @@ def check_document(
     *,
     source: str | None = None,
     answer: str | None = None,
-    options: GateOptions = GateOptions(),
+    options: GateOptions = CURATION,
+    equivalence: Equivalence = EQUIVALENCE,
 ) -> list[Finding]:
     """Every gate that needs no LLM over a canonical text.
 
     Args:
         source: the sequential chain the text was made of; None skips coverage and content.
         answer: the final answer to be kept, bare or in a text that gives it; None takes the
-            source's, where it gives one.
+            source's, if it gives one.
+
+    Raises:
+        EquivalenceError: answers are to be compared and math-verify is not installed.
     """
-    raise NotImplementedError
+    located = locate(text)
+    findings = check_grammar(located, options) + check_shape(located, options)
+    findings += check_independence(located, options)
+    if source is not None:
+        if options.strict_coverage:
+            spans = kept_spans(located, source)
+            bare = source.replace(MULTIVERSE[Tag.THINK], "").replace(MULTIVERSE[Tag.END_THINK], "")
+            findings += compare_sentences(bare, text, spans, added=False)
+        findings += check_content(located, source, options)
+    findings += check_answer(
+        located, answer=answer, source=source, options=options, equivalence=equivalence
+    )
+    return findings
 
 
-def check_block(old: str, new: str, *, options: GateOptions = GateOptions()) -> list[Finding]:
-    """After step 3: the rewritten block ``new`` (from its cue or ``<Parallel>`` line to
-    ``</Parallel>``) against ``old``. Both are canonical text of one outermost block."""
-    raise NotImplementedError
+def check_block(old: str, new: str, *, options: GateOptions = CURATION) -> list[Finding]:
+    """After step 3: the rewritten block ``new`` against ``old``, each canonical text of one
+    outermost block from its cue to ``</Parallel>``.
 
-
-def flatten_costly_blocks(
-    document: Document, count_tokens: Callable[[str], int], margin: int = 0
-) -> tuple[Document, list[Finding]]:
-    """``document`` with those blocks undone that do not shorten the critical path by more than
-    ``margin`` tokens, inner blocks first; a finding per block undone."""
-    raise NotImplementedError
-
-
-def renumber(document: Document) -> Document:
-    """``document`` with outlines and paths numbered 1, 2, … and, within path 2, 2.1, 2.2, …"""
-    raise NotImplementedError
+    Raises:
+        ValueError: ``old`` is not one block.
+    """
+    head = f"{MULTIVERSE[Tag.THINK]}{MULTIVERSE.separator}"
+    tail = f"{MULTIVERSE.separator}{MULTIVERSE[Tag.END_THINK]}"
+    one, two = (locate(f"{head}{text.strip()}{tail}") for text in (old, new))
+    findings = check_grammar(two, options) + check_shape(two, options)
+    if not findings:
+        findings = check_independence(two, options) + check_rewrite(one, two, options)
+    shift = len(head) - (len(new) - len(new.lstrip()))
+    return [
+        finding
+        if finding.span is None
+        else replace(finding, span=(finding.span[0] - shift, finding.span[1] - shift))
+        for finding in findings
+    ]

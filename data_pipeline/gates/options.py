@@ -18,6 +18,7 @@ class GateOptions:
         max_distance: largest normalised edit distance between source and flattened text.
         window: characters of source per window of the content gate.
         max_window_distance: largest share of a window that may be edited.
+        min_kept: smallest share of a path's vocabulary that its rewriting keeps.
         strict_coverage: the document must hold every source sentence as it stands.
         independence: run the lexical independence gate.
         answer_timeout: seconds given to the comparison of two answers.
@@ -31,10 +32,14 @@ class GateOptions:
     max_distance: float = 0.2
     window: int = 600
     max_window_distance: float = 0.6
+    min_kept: float = 0.5
     strict_coverage: bool = False
     independence: bool = True
     answer_timeout: float = 10.0
 
+
+#: The defaults.
+CURATION = GateOptions()
 
 #: For what a model wrote rather than for what it shall learn from: cut texts, texts without a
 #: block and deeper nesting are accepted, the cue may be worded freely.

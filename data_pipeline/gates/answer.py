@@ -1,0 +1,146 @@
+"""The answer gate: the final answer survives."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sglang_multiverse.dialect import MULTIVERSE, Tag
+
+from ..finding import Finding
+from .equivalence import Equivalence, Verdict
+from .located import Located, Span
+from .options import GateOptions
+
+#: A marker counts only with something short behind it: ``Answer: To solve this …`` names none.
+_SHORT = 120
+
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
+_MARKER = re.compile(
+    r"(?im)^[ \t#>*_\[\\(]*final[ \t]+answer\b[ \t]*(?:is\b)?[ \t]*[\]*_:)]*[ \t:]*"
+    r"|\bthe[ \t]+(?:final[ \t]+|correct[ \t]+)?answer[ \t]+is\b[ \t]*:?[ \t]*"
+    r"|^[ \t#>*_]*answer[ \t]*[*_]*:[*_]*[ \t]*"
+)
+
+
+@dataclass(frozen=True)
+class FinalAnswer:
+    """The answer a text ends with, and where it stands."""
+
+    text: str
+    span: Span
+
+
+def final_answer(text: str, span: Span | None = None) -> FinalAnswer | None:
+    """The last answer that ``text`` (or ``span`` of it) names: boxed, or behind ``Final Answer``,
+    ``Answer:`` or "the answer is".
+
+    Of several the last counts, since a later one supersedes; a marker with nothing behind it is
+    none.
+    """
+    start, end = span or (0, len(text))
+    found = [answer for answer in (_boxed(text, start, end), _marked(text, start, end)) if answer]
+    return max(found, key=lambda answer: answer.span[0]) if found else None
+
+
+def _boxed(text: str, start: int, end: int) -> FinalAnswer | None:
+    for match in reversed(list(_BOXED.finditer(text, start, end))):
+        inner = match.end() + 1
+        depth, at = 1, inner
+        while at < end and depth:
+            if text[at] == "\\":
+                at += 1
+            elif text[at] in "{}":
+                depth += 1 if text[at] == "{" else -1
+            at += 1
+        if depth == 0 and text[inner : at - 1].strip():
+            return FinalAnswer(text[inner : at - 1].strip(), (match.start(), at))
+    return None
+
+
+def _marked(text: str, start: int, end: int) -> FinalAnswer | None:
+    for match in reversed(list(_MARKER.finditer(text, start, end))):
+        rest = text[match.end() : end]
+        body = rest.lstrip("\r\n \t*_:")
+        at = match.end() + len(rest) - len(body)
+        line = body.split("\n", 1)[0]
+        if _BOXED.search(line):
+            return _boxed(text, at, at + len(line))
+        line = re.split(r"(?<=[^\d\s])\.(?:\s|$)|\.\s*$", line, maxsplit=1)[0]
+        value = line.strip().strip("*_").strip()
+        value = re.sub(r"^(?:\\\(|\\\[|\$+)\s*(.*?)\s*(?:\\\)|\\\]|\$+)$", r"\1", value)
+        if 0 < len(value) <= _SHORT and any(char.isalnum() for char in value):
+            return FinalAnswer(value, (at, at + len(line)))
+    return None
+
+
+def check_answer(
+    located: Located,
+    *,
+    answer: str | None,
+    source: str | None,
+    options: GateOptions,
+    equivalence: Equivalence,
+) -> list[Finding]:
+    """Whether the answer is the reference's.
+
+    Args:
+        answer: the reference, bare or in a text that gives it; None takes the source's, if it
+            names one, and checks nothing if it does not.
+    """
+    text = located.text
+    wanted = _reference(answer, source)
+    if wanted is None:
+        return []
+    has_answer = bool(located.at(located.answer).strip())
+    found = final_answer(text, located.answer) if has_answer else None
+    if found is None and located.thought is not None:
+        found = final_answer(text, located.thought)
+    if found is None:
+        return [
+            _finding("answer-missing", f"no final answer; end with that of the source, {wanted!r}")
+        ]
+    findings = _compare(wanted, found, options, equivalence)
+    thought = final_answer(text, located.thought) if located.thought and source else None
+    if not findings and has_answer and source is not None and thought is not None:
+        thought_source = source.split(MULTIVERSE[Tag.END_THINK])[0]
+        of_source = final_answer(thought_source)
+        if of_source is not None:
+            findings = _compare(of_source.text, thought, options, equivalence)
+    return findings
+
+
+def _reference(answer: str | None, source: str | None) -> str | None:
+    if answer is not None and answer.strip():
+        named = final_answer(answer)
+        return named.text if named else answer.strip()
+    named = final_answer(source) if source is not None else None
+    return named.text if named else None
+
+
+def _compare(
+    wanted: str, found: FinalAnswer, options: GateOptions, equivalence: Equivalence
+) -> list[Finding]:
+    verdict = equivalence(wanted, found.text, timeout=options.answer_timeout)
+    if verdict is Verdict.SAME:
+        return []
+    if verdict is Verdict.UNDECIDED:
+        return [
+            _finding(
+                "answer-undecided",
+                f"whether {found.text!r} is {wanted!r} was not decided in "
+                f"{options.answer_timeout:g} s; write the answer as the source does",
+                found.span,
+            )
+        ]
+    return [
+        _finding(
+            "answer-changed",
+            f"the final answer is {found.text!r}, the source's {wanted!r}; keep the source's",
+            found.span,
+        )
+    ]
+
+
+def _finding(code: str, message: str, span: Span | None = None) -> Finding:
+    return Finding(code, message, span, gate="answer")

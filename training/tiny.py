@@ -20,9 +20,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoTokenizer, Qwen2ForCausalLM, Qwen2Tokenizer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..tiny.dataset import PARALLEL_SHARE, messages
 from ..tiny.task import Mode, generate
 from .muon import MuonAdamW
-from .tiny_eval import messages, written
+from .tiny_eval import written
 from .tiny_model import tiny_model, tiny_tokenizer
 from .trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 
@@ -35,8 +36,6 @@ MIXTURE = {"single": 0.1, "compare": 0.62, "sum": 0.28}
 DECAY_SHARE = 0.4
 #: The same where the clock ends the run.
 CLOCK_DECAY_SHARE = 0.8
-#: Share of rows that ask for parallel steps; the rest ask for the same work in one sequence.
-PARALLEL_SHARE = 0.7
 #: Batches whose rows are sorted by length together.
 POOL = 24
 

@@ -24,19 +24,11 @@ from ..dialect import Dialect
 from ..parallelism import parallelism
 from ..structure import parse
 from ..tiny import MODEL_DIR
-from ..tiny.solution import solution
-from ..tiny.task import Mode, Problem, generate, grade, prompt
+from ..tiny.dataset import messages
+from ..tiny.task import Mode, Problem, generate, grade
 from .attention import enable_multiverse_attention
 from .collator import IGNORED, MultiverseCollator
 from .decode import fork_join_decode
-
-
-def messages(problem: Problem, mode: Mode) -> dict[str, list[dict[str, str]]]:
-    """One row of training data: ``prompt`` and ``completion``, each a list of one message."""
-    return {
-        "prompt": [{"role": "user", "content": prompt(problem, mode)}],
-        "completion": [{"role": "assistant", "content": solution(problem, mode)}],
-    }
 
 
 def encode(

@@ -3,11 +3,13 @@ packages are imported inside it, so that ``multiverse --help`` answers at once."
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 import sglang_multiverse
 
-from . import demo, doctor, inspect, serve
+from . import demo, doctor, inspect, prepare, serve, sft
 
 app = typer.Typer(
     name="multiverse",
@@ -35,6 +37,8 @@ def main(
 app.command("demo")(demo.command)
 app.command("doctor")(doctor.command)
 app.command("inspect")(inspect.command)
-app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-    serve.command
-)
+app.command("merge-adapter")(prepare.merge)
+app.command("prepare-model")(prepare.command)
+_FORWARDS: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
+app.command("serve", context_settings=_FORWARDS)(serve.command)
+app.command("sft", context_settings={**_FORWARDS, "help_option_names": ["--help"]})(sft.command)

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from transformers import (
     AutoConfig,
@@ -56,12 +55,11 @@ def load(source: str | Path, dtype: str = "auto") -> tuple[PreTrainedModel, str]
         ) from error
     if model._hf_peft_config_loaded:
         raise CheckpointError(f"{source} is an adapter; make it a model: multiverse merge-adapter")
-    for kind, name in (("missing_keys", "lack"), ("mismatched_keys", "misfit")):
-        if report[kind]:
-            raise CheckpointError(
-                f"the weights in {source} {name} {_some(report[kind])} of {type(model).__name__}; "
-                "training or serving would begin from random numbers there"
-            )
+    if report["missing_keys"]:
+        raise CheckpointError(
+            f"the weights in {source} lack {_some(report['missing_keys'])} of "
+            f"{type(model).__name__}, which would be made up"
+        )
     if report["unexpected_keys"]:
         raise CheckpointError(
             f"{type(model).__name__} has no place for {_some(report['unexpected_keys'])} in "
@@ -146,8 +144,7 @@ def _first(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
 
 
-def _some(keys: Iterable[Any]) -> str:
-    """A few names. Of a weight of another shape the report gives name and shapes."""
-    names = sorted(key if isinstance(key, str) else key[0] for key in keys)
+def _some(keys: Iterable[str]) -> str:
+    names = sorted(keys)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

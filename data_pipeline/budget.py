@@ -54,6 +54,11 @@ class Budget:
         )
 
 
+#: No limit, no price.
+UNLIMITED = Budget()
+FREE = Prices()
+
+
 def most_input_tokens(messages: Sequence[Message]) -> int:
     """No byte-level tokenizer makes more tokens than this of ``messages``."""
     return sum(

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .budget import Budget, BudgetExhausted, worst_case
+from .budget import UNLIMITED, Budget, BudgetExhausted, worst_case
 from .call import Call, Reply
 from .store import Opened, Store
 from .transport import Transport, TransportError
@@ -42,7 +42,7 @@ class StoredCaller:
 
     store: Store
     transport: Transport
-    budget: Budget = Budget()
+    budget: Budget = UNLIMITED
     tally: Tally = field(default_factory=Tally)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .finding import Finding
+from .outline import Outline
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Record:
     source: str
     attempt: str = ""
     answer: str | None = None
-    outline: str = ""
-    filled: str = ""
+    outline: Outline | None = None
+    filled: Outline | None = None
     text: str = ""
     notes: tuple[Finding, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from .budget import Amount, Budget
+from .budget import UNLIMITED, Amount, Budget
 from .call import Call, Failure, Reply, Usage
 from .lease import Lease
 
@@ -182,7 +182,7 @@ class Store:
         ).fetchone()
         return _reply(row) if row else None
 
-    def open_call(self, call: Call, worst: Amount, budget: Budget = Budget()) -> Reply | Opened:
+    def open_call(self, call: Call, worst: Amount, budget: Budget = UNLIMITED) -> Reply | Opened:
         """Reserve ``call``, or give its reply. ``worst`` is held until the call is closed."""
         with self._transaction() as db:
             row = db.execute("SELECT * FROM calls WHERE key = ?", (call.key,)).fetchone()
@@ -364,6 +364,13 @@ class Store:
                 (run, item, self.lease.owner),
             )
         return True
+
+    def settled(self, run: str, item: str) -> bool:
+        """Whether ``item`` is accepted or rejected."""
+        row = self._db.execute(
+            "SELECT status FROM outcomes WHERE run = ? AND item = ?", (run, item)
+        ).fetchone()
+        return row is not None and row["status"] in ("accepted", "rejected")
 
     def free(self, run: str, item: str) -> None:
         """Give a claimed item back, undecided."""

@@ -15,7 +15,7 @@ import openai
 import stamina
 from openai.types.chat import ChatCompletion
 
-from .budget import Prices
+from .budget import FREE, Prices
 from .call import Call, Failure, Reply, Usage
 from .rate import PerMinute
 
@@ -70,7 +70,7 @@ class Endpoint:
 class Transport:
     """Sends calls to an endpoint. Use as an asynchronous context manager."""
 
-    def __init__(self, endpoint: Endpoint, prices: Prices = Prices()):
+    def __init__(self, endpoint: Endpoint, prices: Prices = FREE):
         self.endpoint = endpoint
         self.prices = prices
         self._client = openai.AsyncOpenAI(

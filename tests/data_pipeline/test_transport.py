@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sglang_multiverse.data_pipeline.budget import (
+    UNLIMITED,
     Budget,
     BudgetExhausted,
     Prices,
@@ -103,9 +104,11 @@ def test_retry_after_is_waited_for() -> None:
 
 
 def test_retry_after_beyond_all_patience_ends_the_call() -> None:
-    with ReplayServer([cassette({"status": 429, "retry_after": 9999})]) as server:
-        with pytest.raises(TransportError, match="HTTP 429 after 1 request"):
-            send(server, call())
+    with (
+        ReplayServer([cassette({"status": 429, "retry_after": 9999})]) as server,
+        pytest.raises(TransportError, match="HTTP 429 after 1 request"),
+    ):
+        send(server, call())
 
 
 @pytest.mark.parametrize(
@@ -123,9 +126,11 @@ def test_the_forms_of_retry_after(headers: dict[str, str], expected: float | Non
 
 
 def test_retries_are_bounded_and_the_error_says_what_happened() -> None:
-    with ReplayServer([cassette(*[{"status": 500}] * 9)]) as server:
-        with pytest.raises(TransportError, match="HTTP 500 after 3 requests") as caught:
-            send(server, call(), attempts=3)
+    with (
+        ReplayServer([cassette(*[{"status": 500}] * 9)]) as server,
+        pytest.raises(TransportError, match="HTTP 500 after 3 requests") as caught,
+    ):
+        send(server, call(), attempts=3)
     assert not caught.value.fatal
     assert len(server.requests) == 3
 
@@ -141,9 +146,11 @@ def test_retries_are_bounded_and_the_error_says_what_happened() -> None:
     ],
 )
 def test_what_does_not_pass_is_not_tried_again(fault: dict[str, Any], fatal: bool) -> None:
-    with ReplayServer([cassette(fault)]) as server:
-        with pytest.raises(TransportError, match="after 1 request") as caught:
-            send(server, call())
+    with (
+        ReplayServer([cassette(fault)]) as server,
+        pytest.raises(TransportError, match="after 1 request") as caught,
+    ):
+        send(server, call())
     assert caught.value.fatal is fatal
 
 
@@ -239,7 +246,7 @@ def test_a_rate_is_kept() -> None:
     assert 0.4 <= asyncio.run(go()) < 1.5
 
 
-def caller(server: ReplayServer, store: Store, budget: Budget = Budget()) -> StoredCaller:
+def caller(server: ReplayServer, store: Store, budget: Budget = UNLIMITED) -> StoredCaller:
     endpoint = Endpoint(server.url, "teacher", concurrency=4, attempts=2, wait_initial=0.01)
     return StoredCaller(store, Transport(endpoint, PRICES), budget)
 

@@ -1,0 +1,66 @@
+"""What a run does to every record: everything its outcome depends on, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from sglang_multiverse.lexer import lex
+
+from .call import Sampling, digest
+from .gates import CURATION, GateOptions
+from .prompt import Prompts
+
+
+def count_pieces(text: str) -> int:
+    """Pieces of text, close to the tokens of a byte-level BPE vocabulary."""
+    return len(lex(text).pieces)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How records are curated.
+
+    Attributes:
+        attempts: times a task is given, the first included, before its item is rejected.
+        on_failed_rewrite: ``reject`` the item, or ``keep`` the block as drafted, with a note.
+        benefit: undo blocks that do not shorten the critical path by more than this many tokens;
+            None leaves them, as the published data does.
+        count_tokens, tokenizer: the counter of the benefit gate and of parallelism, and its name.
+    """
+
+    model: str
+    sampling: Sampling = field(default_factory=Sampling)
+    prompts: Prompts = field(default_factory=Prompts.load)
+    gates: GateOptions = CURATION
+    attempts: int = 3
+    on_failed_rewrite: Literal["reject", "keep"] = "reject"
+    benefit: int | None = None
+    count_tokens: Callable[[str], int] = count_pieces
+    tokenizer: str = "pieces"
+
+    def row(self) -> dict[str, Any]:
+        """A JSON object that says all of it, prompts by version and hash."""
+        from .stages import VERSIONS
+
+        return {
+            "model": self.model,
+            "sampling": self.sampling.fields(),
+            "prompts": {
+                name: {"version": prompt.version, "hash": prompt.hash}
+                for name, prompt in sorted(self.prompts.by_name.items())
+            },
+            "stages": VERSIONS,
+            "gates": asdict(self.gates),
+            "attempts": self.attempts,
+            "on_failed_rewrite": self.on_failed_rewrite,
+            "benefit": self.benefit,
+            "tokenizer": self.tokenizer,
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with anything an outcome depends on; names the run in the store."""
+        return digest(self.row())[:16]

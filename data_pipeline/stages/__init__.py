@@ -1,0 +1,50 @@
+"""The stages: generators from a record to a record or a rejection.
+
+A stage yields the calls it needs and is sent their replies. It reads no file, clock or network, so
+the same replies always make the same record, whoever drives it: the pipeline, Ray, a test::
+
+    steps = outline(record, recipe)
+    call = next(steps)
+    call = steps.send(reply)      # … until StopIteration.value, a Record or a Rejection
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..recipe import Recipe
+from ..record import Record, Rejection
+from . import assembling, filling, framing, outlining, rewriting
+from .asking import Steps
+
+Stage = Callable[[Record, Recipe], Steps]
+
+STAGES: dict[str, Stage] = {
+    "outline": outlining.outline,
+    "fill": filling.fill,
+    "frame": framing.frame,
+    "rewrite": rewriting.rewrite,
+    "assemble": assembling.assemble,
+}
+
+#: Part of every call's key: raise one where a stage asks or reads differently.
+VERSIONS: dict[str, str] = {
+    "outline": outlining.VERSION,
+    "fill": filling.VERSION,
+    "frame": framing.VERSION,
+    "rewrite": rewriting.VERSION,
+    "assemble": assembling.VERSION,
+}
+
+
+def curate(record: Record, recipe: Recipe) -> Steps:
+    """All stages one after another, up to the first rejection."""
+    for stage in STAGES.values():
+        result = yield from stage(record, recipe)
+        if isinstance(result, Rejection):
+            return result
+        record = result
+    return record
+
+
+__all__ = ["STAGES", "VERSIONS", "Recipe", "Stage", "Steps", "curate"]

@@ -1,0 +1,176 @@
+"""Stage 3: every outermost block rewritten so that it reads as if thought in parallel.
+
+The LLM sees the block and a few sentences around it, not the whole trace. Its answer is read by
+the shared text parser, so mathematics may hold ``<`` and ``&``; its numbers do not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+
+from sglang_multiverse.text import (
+    Block,
+    Conclusion,
+    Content,
+    Document,
+    Outline,
+    Path,
+    parse_text,
+    serialise,
+)
+
+from ..call import Call, Message, Reply
+from ..finding import Finding
+from ..gates import check_block, check_document, renumber
+from ..recipe import Recipe
+from ..record import Record, Rejection
+from ..sentences import split_sentences
+from .asking import Question, Reading, Steps, ask, unfenced
+
+VERSION = "1"
+
+#: Sentences of the text around a block that the LLM is shown.
+BEFORE, AFTER = 6, 3
+
+
+def rewrite(record: Record, recipe: Recipe) -> Steps:
+    """Rewrite the outermost blocks of ``record.text`` one by one."""
+    document = parse_text(record.text)
+    thought = document.thought or []
+    notes = list(record.notes)
+    blocks = [index for index, part in enumerate(thought) if isinstance(part, Block)]
+    for number, index in enumerate(blocks, start=1):
+        rewritten = yield from _rewritten(record, recipe, document, index, f"B{number}")
+        if isinstance(rewritten, Block):
+            thought[index] = rewritten
+        elif recipe.on_failed_rewrite == "reject":
+            return rewritten
+        else:
+            notes.append(
+                Finding(
+                    "kept-as-drafted",
+                    f"block {number} is not rewritten ({rewritten.code}: {rewritten.message})",
+                )
+            )
+    return replace(record, text=serialise(renumber(document)), notes=tuple(notes))
+
+
+def _rewritten(
+    record: Record, recipe: Recipe, document: Document, index: int, name: str
+) -> Generator[Call, Reply, Block | Rejection]:
+    """A better block for ``document.thought[index]``, which stays as it is."""
+    thought = document.thought or []
+    block = thought[index]
+    assert isinstance(block, Block)
+    old = block_text(block)
+
+    def read(reply: str) -> Reading[Block]:
+        reading = read_block(reply, old, recipe)
+        if reading.value is None or reading.findings:
+            return reading
+        whole = [*thought[:index], reading.value, *thought[index + 1 :]]
+        return _in_place(reading.value, serialise(replace(document, thought=whole)), record, recipe)
+
+    around = (_text_at(thought, index - 1), _text_at(thought, index + 1))
+    question = _question(record, recipe, old, name, around)
+    return (yield from ask(record, recipe, question, read))
+
+
+def _question(
+    record: Record, recipe: Recipe, block: str, name: str, around: tuple[str, str]
+) -> Question:
+    prompts = recipe.prompts
+    before, after = around
+    task = prompts["rewrite"].fill(
+        question=record.question,
+        before=_sentences(before, slice(-BEFORE, None)),
+        after=_sentences(after, slice(AFTER)),
+        block=block.strip(),
+    )
+    messages = (Message("system", prompts["curator"].fill()), Message("user", task))
+    return Question("rewrite", VERSION, "rewrite", messages, name)
+
+
+def _in_place(block: Block, text: str, record: Record, recipe: Recipe) -> Reading[Block]:
+    """``block`` with what is wrong with the whole document ``text`` that it stands in. Paths of
+    blocks yet to be rewritten need not be independent."""
+    findings = check_document(
+        text,
+        source=record.source,
+        answer=record.attempt or None,
+        options=replace(recipe.gates, independence=False),
+    )
+    return Reading(block, findings, text, record.source)
+
+
+def read_block(reply: str, old: str, recipe: Recipe) -> Reading[Block]:
+    """The block of a reply, in canonical spacing and with our numbers, and how it departs from
+    the block ``old``."""
+    text = unfenced(reply)
+    document = parse_text(text)
+    blocks = document.blocks
+    if len(blocks) != 1:
+        findings = check_block(old, text, options=recipe.gates) or [
+            Finding("block-count", f"{len(blocks)} blocks instead of one", gate="grammar")
+        ]
+        return Reading(None, findings, text)
+    strings = [
+        part
+        for part in [*document.head, *(document.thought or ()), *document.answer]
+        if isinstance(part, str) and part.strip()
+    ]
+    if strings:
+        at = text.find(strings[0])
+        return Reading(
+            None,
+            [
+                Finding(
+                    "text-outside-block",
+                    "give the block alone, from <Parallel> to </Parallel>",
+                    (max(at, 0), max(at, 0) + len(strings[0])),
+                )
+            ],
+            text,
+        )
+    (block,) = renumber(Document(answer=[tidy(blocks[0])])).blocks
+    new = block_text(block)
+    return Reading(block, check_block(old, new, options=recipe.gates), new, old)
+
+
+def block_text(block: Block) -> str:
+    """Canonical text of one outermost block, from its cue line on."""
+    return serialise(Document(answer=[block]))
+
+
+def tidy(block: Block) -> Block:
+    """``block`` without the spacing of its own: what is left is structure and words."""
+    conclusion = block.conclusion
+    if conclusion is not None:
+        conclusion = Conclusion(_tidy_content(conclusion.content), conclusion.closed)
+    return Block(
+        [Outline(outline.label, f" {outline.text.strip()}") for outline in block.outlines],
+        [
+            Path(path.label, _tidy_content(path.content, lead=" "), path.closed)
+            for path in block.paths
+        ],
+        conclusion,
+        closed=block.closed,
+    )
+
+
+def _tidy_content(content: Content, lead: str = "") -> Content:
+    parts = [part.strip() if isinstance(part, str) else tidy(part) for part in content]
+    parts = [part for part in parts if part]
+    if parts and isinstance(parts[0], str):
+        parts[0] = lead + parts[0]
+    return parts
+
+
+def _text_at(content: Content, index: int) -> str:
+    part = content[index] if 0 <= index < len(content) else ""
+    return part if isinstance(part, str) else ""
+
+
+def _sentences(text: str, which: slice) -> str:
+    return "".join(text[start:end] for start, end in split_sentences(text)[which]).strip() or "-"

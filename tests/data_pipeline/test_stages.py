@@ -1,0 +1,315 @@
+"""The stages as pure functions, on hand-written items: what is asked, taken, mended, refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sglang_multiverse.data_pipeline.cassette import Cassette, Replied, load, load_all
+from sglang_multiverse.data_pipeline.gates import CURATION, check_document
+from sglang_multiverse.data_pipeline.prompt import FOLDER, PromptError, Prompts, read
+from sglang_multiverse.data_pipeline.recipe import Recipe
+from sglang_multiverse.data_pipeline.record import Record, Rejection, item_id
+from sglang_multiverse.data_pipeline.sentences import split_sentences
+from sglang_multiverse.data_pipeline.stages.asking import unfenced
+from sglang_multiverse.data_pipeline.stages.filling import read_placement
+from sglang_multiverse.data_pipeline.stages.framing import read_frames
+from sglang_multiverse.flatten import flatten_text
+from sglang_multiverse.text import parse_text
+
+from .driving import CASSETTES, drive
+
+ITEMS = {cassette.name: cassette for cassette in load_all(CASSETTES)}
+
+ONCE = ["outline-steps/1", "outline-groups/1", "fill/1", "frame/1", "rewrite B1/1"]
+
+
+def test_there_are_at_least_twelve_items() -> None:
+    assert len(ITEMS) >= 12
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("clean", ONCE),
+        ("fenced", ONCE),
+        ("signs-in-math", ONCE),
+        ("wrong-numbers", ONCE),
+        ("dropped-path", [*ONCE, "rewrite B1/2"]),
+        ("lost-sentence", [*ONCE[:3], "fill/2", *ONCE[3:]]),
+        ("cut-reply", [*ONCE[:3], "fill/2", *ONCE[3:]]),
+        ("too-deep", [*ONCE[:2], "outline-groups/2", *ONCE[2:]]),
+        ("repaired", [*ONCE[:4], "frame/2", "rewrite B1/1", "rewrite B1/2"]),
+        ("two-blocks", [*ONCE, "rewrite B2/1"]),
+    ],
+)
+def test_what_is_accepted_and_what_it_took(name: str, asked: list[str]) -> None:
+    driven = drive(ITEMS[name])
+    assert isinstance(driven.result, Record), driven.result
+    assert driven.asked == asked
+    record = driven.result
+    assert check_document(record.text, source=record.source, answer=record.attempt) == []
+    assert parse_text(record.text).canonical
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "code", "calls"),
+    [
+        ("no-parallelism", "outline", "no-group", 2),
+        ("refused", "outline", "refusal", 3),
+        ("never-repaired", "rewrite", "lost-content", 7),
+        ("changed-answer", "rewrite", "answer-changed", 7),
+    ],
+)
+def test_what_is_rejected_and_why(name: str, stage: str, code: str, calls: int) -> None:
+    driven = drive(ITEMS[name])
+    assert isinstance(driven.result, Rejection)
+    assert (driven.result.stage, driven.result.code) == (stage, code)
+    assert len(driven.calls) == calls
+
+
+def repair_request(name: str, task: str) -> str:
+    driven = drive(ITEMS[name])
+    call = driven.calls[driven.asked.index(task)]
+    assert [message.role for message in call.messages[-3:]] == ["user", "assistant", "user"]
+    return call.messages[-1].content
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "wanted"),
+    [
+        ("dropped-path", "rewrite B1/2", ["path-count"]),
+        ("lost-sentence", "fill/2", ["missing-sentence: sentence 4", "duplicated-sentence"]),
+        ("too-deep", "outline-groups/2", ["too-deep"]),
+        ("repaired", "frame/2", ["path-count", "B1"]),
+        ("repaired", "rewrite B1/2", ["transitional-opening", "Alternatively"]),
+        ("changed-answer", "rewrite B1/3", ["answer-changed", "81"]),
+        ("never-repaired", "rewrite B1/3", ["lost-content", "path 1"]),
+    ],
+)
+def test_repair_is_told_code_and_place(name: str, task: str, wanted: list[str]) -> None:
+    request = repair_request(name, task)
+    assert all(part in request for part in wanted), request
+
+
+def test_spans_point_at_what_is_meant() -> None:
+    text = ITEMS["lost-sentence"].chain
+    spans = split_sentences(text)
+    labels = ["S1", "S2", "S3", "S4", "S5"]
+    reply = ITEMS["lost-sentence"].replies["fill"][0].text or ""
+    found = {f.code: f for f in read_placement(reply, labels, spans).findings}
+    start, end = found["missing-sentence"].span or (0, 0)
+    assert text[start:end].strip() == "Modulo 7 it is 4, and modulo 11 it is 3."
+    start, end = found["duplicated-sentence"].span or (0, 0)
+    assert text[start:end].strip() == "No remainder is 0."
+
+
+def test_a_failed_reply_is_asked_for_afresh_and_not_quoted() -> None:
+    driven = drive(ITEMS["cut-reply"])
+    first, second = [call for call in driven.calls if call.stage == "fill"]
+    assert len(first.messages) == len(second.messages)
+    assert first.key != second.key
+
+
+def test_numbers_are_ours() -> None:
+    record = drive(ITEMS["wrong-numbers"]).result
+    assert isinstance(record, Record)
+    (block,) = parse_text(record.text).blocks
+    assert [outline.label for outline in block.outlines] == ["1", "2"]
+    assert [path.label for path in block.paths] == ["1", "2"]
+    nested = drive(ITEMS["too-deep"]).result
+    assert isinstance(nested, Record)
+    labels = [path.label for block, _ in parse_text(nested.text).walk() for path in block.paths]
+    assert labels == ["1", "2", "1.1", "1.2"]
+
+
+def test_signs_of_mathematics_survive() -> None:
+    record = drive(ITEMS["signs-in-math"]).result
+    assert isinstance(record, Record)
+    for kept in ("n^2 < 3n + 4", "1 < 7 & 4 < 10", "a <b> and c>", "&= (n - 4)(n + 1) \\\\ &< 0"):
+        assert kept in record.text
+    assert "&lt;" not in record.text
+
+
+def test_outside_the_blocks_the_text_is_the_source_to_the_letter() -> None:
+    for name in ("clean", "fenced", "two-blocks", "signs-in-math"):
+        cassette = ITEMS[name]
+        record = drive(cassette).result
+        assert isinstance(record, Record)
+        thought = parse_text(record.text).thought or []
+        for part in thought:
+            if isinstance(part, str):
+                assert part.strip() in cassette.chain, name
+
+
+def test_the_draft_flattens_to_the_source() -> None:
+    """Up to white space: what the LLM adds is in goals and conclusions alone."""
+    seen = 0
+    for cassette in ITEMS.values():
+        call = next((c for c in drive(cassette).calls if c.stage == "rewrite"), None)
+        if call is not None:
+            seen += 1
+            block = call.messages[1].content.split("The block:\n\n")[1].split("\n\nRewrite")[0]
+            flat = "".join(flatten_text(block).split())
+            assert flat in "".join(cassette.chain.split()), cassette.name
+    assert seen >= 10
+
+
+def test_attempts_are_bounded_by_the_recipe() -> None:
+    driven = drive(ITEMS["never-repaired"], Recipe("teacher", attempts=2))
+    assert isinstance(driven.result, Rejection)
+    assert driven.asked[-1] == "rewrite B1/2"
+
+
+def test_a_failed_rewrite_can_be_kept_as_drafted() -> None:
+    driven = drive(ITEMS["never-repaired"], Recipe("teacher", on_failed_rewrite="keep"))
+    assert isinstance(driven.result, Record), driven.result
+    (note,) = driven.result.notes
+    assert note.code == "kept-as-drafted" and "lost-content" in note.message
+    assert "every fifth number gives one, that is 100 / 5 = 20" in driven.result.text
+
+
+def test_chains_without_groups_can_be_kept() -> None:
+    gates = replace(CURATION, require_block=False)
+    driven = drive(ITEMS["no-parallelism"], Recipe("teacher", gates=gates))
+    # The cassette knows no further replies: the fill is asked for, not refused.
+    assert driven.asked[-1] == "fill/1"
+
+
+def test_the_benefit_gate_undoes_blocks_that_do_not_pay() -> None:
+    driven = drive(ITEMS["clean"], Recipe("teacher", benefit=0))
+    assert isinstance(driven.result, Rejection)
+    assert driven.result.code == "no-benefit"
+    gates = replace(CURATION, require_block=False)
+    driven = drive(ITEMS["clean"], Recipe("teacher", benefit=0, gates=gates))
+    assert isinstance(driven.result, Record)
+    assert parse_text(driven.result.text).blocks == []
+    assert [note.code for note in driven.result.notes] == ["costly-block"]
+    assert "Both balls are to be red" in driven.result.text
+
+
+@pytest.mark.parametrize(
+    ("chain", "code"),
+    [("", "empty-source"), ("Well.\n<Path>\nA tag stood there.", "tag-in-source")],
+)
+def test_what_cannot_be_curated_costs_nothing(chain: str, code: str) -> None:
+    driven = drive(Cassette("bad", "Q?", chain))
+    assert isinstance(driven.result, Rejection)
+    assert driven.result.code == code
+    assert driven.calls == []
+
+
+@pytest.mark.parametrize(
+    ("line", "codes"),
+    [
+        ("S1: 1-3\nS2: 4", []),
+        ("S1: [1]-[3]\n- **S2**: 4", []),
+        ("S1: 1 to 3\nS2: 4, 5", ["unknown-sentence"]),
+        ("S1: 1-3\nS2: four", ["unreadable-line", "missing-sentence"]),
+        ("S1: 1-4\nS2: -", []),
+        ("S1: 1-4", ["missing-step"]),
+        ("S1: 1-4\nS2: -\nS3: -", ["added-step"]),
+        ("S1: 1-4\nS1: -\nS2: -", ["repeated-step"]),
+        ("Here you are:\nS1: 1-4\nS2: -", ["unreadable-line"]),
+        ("S1: 3-1\nS2: 1-4", ["unknown-sentence"]),
+        ("", ["missing-step", "missing-step", "missing-sentence"]),
+    ],
+)
+def test_reading_a_placement(line: str, codes: list[str]) -> None:
+    text = "One. Two. Three. Four."
+    placed = read_placement(line, ["S1", "S2"], split_sentences(text))
+    assert [finding.code for finding in placed.findings] == codes
+
+
+def test_reading_frames() -> None:
+    frames = read_frames(
+        "**B1**\nGoal 1: One\ngoes on.\n2. Two\n\nConclusion: Both\nhold: 3: yes.\n\n"
+        "B2:\n1: x\n2: y\nconclusion: z"
+    )
+    assert frames["B1"].goals == {1: "One goes on.", 2: "Two"}
+    assert frames["B1"].conclusion == ["Both", "hold: 3: yes."]
+    assert frames["B2"].conclusion == ["z"]
+
+
+@pytest.mark.parametrize(
+    "fenced",
+    ["```\na < b\n```", "```markdown\na < b\n```\n\n", "~~~\na < b\n~~~", "a < b", " a < b\n"],
+)
+def test_fences_around_all_of_it_go(fenced: str) -> None:
+    assert unfenced(fenced) == "a < b"
+
+
+def test_fences_inside_stay() -> None:
+    text = "S1: code\n```\nx\n```\nS2: more"
+    assert unfenced(text) == text
+    assert unfenced(f"````\n{text}\n````") == text
+
+
+def test_the_same_replies_make_the_same_record() -> None:
+    one, two = drive(ITEMS["two-blocks"]), drive(ITEMS["two-blocks"])
+    assert one.result == two.result
+    assert [call.key for call in one.calls] == [call.key for call in two.calls]
+
+
+def test_a_changed_prompt_changes_only_what_depends_on_it() -> None:
+    prompts = Prompts.load()
+    changed = replace(prompts["frame"], text=prompts["frame"].text + "\nBe brief.")
+    other = Prompts({**prompts.by_name, "frame": changed})
+    one = drive(ITEMS["clean"])
+    two = drive(ITEMS["clean"], Recipe("teacher", prompts=other))
+    differing = [a.stage for a, b in zip(one.calls, two.calls, strict=True) if a.key != b.key]
+    assert differing == ["frame"], "the reply was the same, so the rewrite is, too"
+    assert Recipe("teacher").fingerprint != Recipe("teacher", prompts=other).fingerprint
+
+
+def test_every_prompt_is_versioned_and_none_holds_a_task_line() -> None:
+    for file in FOLDER.glob("*.md"):
+        prompt = read(file)
+        assert prompt.version >= 1
+        assert "Task:" not in prompt.text
+
+
+def test_own_prompts_replace_those_of_the_package(tmp_path: object) -> None:
+    from pathlib import Path
+
+    own = Path(str(tmp_path)) / "prompts"
+    own.mkdir()
+    (own / "repair.md").write_text("---\nname: repair\nversion: 7\n---\nMend:\n{{findings}}\n")
+    prompts = Prompts.load(own)
+    assert (prompts["repair"].version, prompts["repair"].text) == (7, "Mend:\n{{findings}}")
+    (own / "rewirte.md").write_text("---\nname: rewirte\nversion: 1\n---\nx")
+    with pytest.raises(PromptError, match="replaces no prompt"):
+        Prompts.load(own)
+
+
+def test_a_slot_too_many_or_too_few_is_named(tmp_path: object) -> None:
+    prompt = Prompts.load()["repair"]
+    with pytest.raises(PromptError, match="findings"):
+        prompt.fill()
+    assert "{{x}} $1 \\1" in prompt.fill(findings="{{x}} $1 \\1"), "values are not searched"
+
+
+def test_ids_are_hashes_of_the_question() -> None:
+    assert item_id("a  b\n") == item_id("a b") != item_id("a c")
+    assert load(CASSETTES / "clean.yaml").id == item_id(ITEMS["clean"].question)
+
+
+def test_a_dead_end_in_the_source_stays_in_sequence() -> None:
+    """Text of a step between two groups is trunk."""
+    record = drive(ITEMS["two-blocks"]).result
+    assert isinstance(record, Record)
+    thought = parse_text(record.text).thought or []
+    kinds = ["text" if isinstance(part, str) else "block" for part in thought]
+    assert kinds == ["text", "block", "text", "block", "text"]
+
+
+def test_text_around_the_block_is_not_taken() -> None:
+    clean = ITEMS["clean"]
+    (reply,) = clean.replies["rewrite B1"]
+    chatty = Replied(f"Sure, here it is:\n{reply.text}")
+    replies = {**clean.replies, "rewrite B1": (chatty, reply)}
+    driven = drive(replace(clean, replies=replies))
+    assert isinstance(driven.result, Record)
+    assert driven.asked[-1] == "rewrite B1/2"
+    assert "text-outside-block" in driven.calls[-1].messages[-1].content

@@ -135,7 +135,8 @@ class _Reader:
             else:
                 self.more(start, line)
         for node in self.stack[1:]:
-            self.note("unclosed-group", f"<{node.kind}> is never closed", node.start, node.start)
+            kind = "parallel" if node.kind == "group" else node.kind
+            self.note("unclosed-group", f"<{kind}> is never closed", node.start, node.end)
         return Outline(
             tuple(self.built(self.root.children)),
             self.text,

@@ -16,7 +16,7 @@ from .block import check_rewrite
 from .content import check_content, kept_spans
 from .coverage import check_fill, compare_sentences
 from .equivalence import EQUIVALENCE, Equivalence
-from .grammar import check_grammar
+from .grammar import check_grammar, keeps_tree
 from .independence import Judge, check_independence, judge_independence
 from .located import locate
 from .numbering import renumber
@@ -50,6 +50,9 @@ def check_document(
 ) -> list[Finding]:
     """Every gate that needs no LLM over a canonical text.
 
+    Where the grammar leaves open what belongs to which path, only grammar and answer are checked:
+    what the others would say of a guessed tree helps nobody.
+
     Args:
         source: the sequential chain the text was made of; None skips coverage and content.
         answer: the final answer to be kept, bare or in a text that gives it; None takes the
@@ -59,9 +62,11 @@ def check_document(
         EquivalenceError: answers are to be compared and math-verify is not installed.
     """
     located = locate(text)
-    findings = check_grammar(located, options) + check_shape(located, options)
-    findings += check_independence(located, options)
-    if source is not None:
+    findings = check_grammar(located, options)
+    whole = keeps_tree(findings)
+    if whole:
+        findings += check_shape(located, options) + check_independence(located, options)
+    if source is not None and whole:
         if options.strict_coverage:
             spans = kept_spans(located, source)
             bare = source.replace(MULTIVERSE[Tag.THINK], "").replace(MULTIVERSE[Tag.END_THINK], "")

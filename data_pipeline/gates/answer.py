@@ -85,8 +85,8 @@ def check_answer(
     """Whether the answer is the reference's.
 
     Args:
-        answer: the reference, bare or in a text that gives it; None takes the source's, if it
-            names one, and checks nothing if it does not.
+        answer: the reference, bare or in a text that names it; None takes the source's. Where
+            neither names one nothing is checked.
     """
     text = located.text
     wanted = _reference(answer, source)
@@ -96,10 +96,10 @@ def check_answer(
     found = final_answer(text, located.answer) if has_answer else None
     if found is None and located.thought is not None:
         found = final_answer(text, located.thought)
+    if found is None and not has_answer and source is not None and not final_answer(source):
+        return []  # the source leaves its answer to what follows the thought, so may this
     if found is None:
-        return [
-            _finding("answer-missing", f"no final answer; end with that of the source, {wanted!r}")
-        ]
+        return [_finding("answer-missing", f"no final answer; end with the reference, {wanted!r}")]
     findings = _compare(wanted, found, options, equivalence)
     thought = final_answer(text, located.thought) if located.thought and source else None
     if not findings and has_answer and source is not None and thought is not None:
@@ -113,7 +113,9 @@ def check_answer(
 def _reference(answer: str | None, source: str | None) -> str | None:
     if answer is not None and answer.strip():
         named = final_answer(answer)
-        return named.text if named else answer.strip()
+        if named is not None:
+            return named.text
+        return answer.strip() if len(answer.strip()) <= _SHORT else None
     named = final_answer(source) if source is not None else None
     return named.text if named else None
 
@@ -136,7 +138,7 @@ def _compare(
     return [
         _finding(
             "answer-changed",
-            f"the final answer is {found.text!r}, the source's {wanted!r}; keep the source's",
+            f"the final answer is {found.text!r}, the reference {wanted!r}; keep the reference",
             found.span,
         )
     ]

@@ -23,7 +23,12 @@ _ALIKE = 80
 def check_fill(
     source: str, outline: Outline, filled: Outline, options: GateOptions = CURATION
 ) -> list[Finding]:
-    """What the fill lost, doubled, changed or regrouped. Steps it inserted are welcome."""
+    """After step 2, task 1: what the fill lost, doubled, changed or regrouped.
+
+    Args:
+        filled: ``parse_outline`` of the LLM's text. Steps it inserted are welcome; what it says
+            before the first step is not the fill's.
+    """
     findings = [*filled.issues]
     labels = {step.label for step in outline.steps()}
     have = {step.label for step in filled.steps()}
@@ -36,15 +41,6 @@ def check_fill(
                 "the order of the steps or their <parallel> groups are not the outline's; keep "
                 "every mark where it was",
                 (0, 0),
-            )
-        )
-    if filled.preamble:
-        start = filled.text.find(filled.preamble)
-        findings.append(
-            _finding(
-                "unlabelled-text",
-                "text before the first step; put it under a step or leave it out",
-                (max(start, 0), max(start, 0) + len(filled.preamble)),
             )
         )
     spans = [step.span for step in filled.steps()]

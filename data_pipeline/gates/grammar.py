@@ -7,6 +7,7 @@ last word: a text it finds fault with is never accepted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sglang_multiverse.dialect import MULTIVERSE, DialectSpec, Tag
@@ -36,6 +37,31 @@ _PARENTS: dict[Tag, tuple[Tag | None, ...]] = {
 }
 
 
+#: Findings in spite of which every sentence has its place.
+_KEEP_TREE = frozenset(
+    {
+        "empty-conclusion",
+        "empty-outline",
+        "empty-path",
+        "garbled-label",
+        "missing-conclusion",
+        "missing-cue",
+        "missing-number",
+        "path-count",
+        "repeated-number",
+        "spacing",
+        "text-before-think",
+        "unclosed-think",  # merely cut: what else is open has findings of its own
+        "wrong-number",
+    }
+)
+
+
+def keeps_tree(findings: Sequence[Finding]) -> bool:
+    """Whether what the grammar gate found leaves no doubt what belongs to which path."""
+    return all(finding.code in _KEEP_TREE for finding in findings)
+
+
 @dataclass
 class _Open:
     """A tag that is open, and what has been seen directly inside."""
@@ -55,19 +81,21 @@ def check_grammar(located: Located, options: GateOptions) -> list[Finding]:
     checker = _Checker(located.text, options, MULTIVERSE)
     checker.run()
     findings = checker.findings
-    if not findings:
-        findings = _overlooked(located, options)
+    if keeps_tree(findings):
+        findings = findings + _overlooked(located, complete=not findings)
     return sorted(findings, key=lambda finding: finding.span or (0, 0))
 
 
-def _overlooked(located: Located, options: GateOptions) -> list[Finding]:
+def _overlooked(located: Located, *, complete: bool) -> list[Finding]:
+    """What the one parser notes and the checker does not: spacing, and where the checker found
+    nothing at all (``complete``), anything else."""
     findings = []
     for issue, offset in located.issues:
-        if issue.code == "unclosed_think" and not options.require_complete:
-            continue
-        code = "spacing" if issue.code.endswith("_gap") else "not-canonical"
-        advice = "write every tag alone on a line, with no empty line between two tags"
-        findings.append(Finding(code, f"{issue.message}; {advice}", (offset, offset)))
+        if issue.code.endswith("_gap"):
+            message = f"{issue.message}; write every tag on the line after the last"
+            findings.append(Finding("spacing", message, (offset, offset)))
+        elif complete and issue.code != "unclosed_think":  # which is the checker's to allow
+            findings.append(Finding("not-canonical", issue.message, (offset, offset)))
     return findings
 
 
@@ -99,7 +127,7 @@ class _Checker:
         index = 0
         for string, tag, start in pieces:
             if tag is None:
-                self.between(string, start)
+                self.between(string, index, start)
                 continue
             if tag.is_open:
                 self.open(tag, index, start, start + len(string))
@@ -108,7 +136,13 @@ class _Checker:
             index += 1
         self.finish()
 
-    def between(self, string: str, start: int) -> None:
+    def between(self, string: str, index: int, start: int) -> None:
+        """Text before tag ``index``: none may stand where only tags do."""
+        if self.top is Tag.PARALLEL and self.stack[-1].conclusions and string.strip():
+            following = self.tags[index][0] if index < len(self.tags) else None
+            if following is not Tag.END_PARALLEL:
+                self.unwind(len(self.stack) - 2, start)
+                return
         if self.top in (Tag.PARALLEL, Tag.GOAL) and string.strip():
             lead = len(string) - len(string.lstrip())
             self.note(
@@ -222,7 +256,7 @@ class _Checker:
                 start,
                 end,
             )
-        if self.options.require_cue and not self.text.endswith(self.spec.cue, 0, start):
+        elif self.options.require_cue and not self.text.endswith(self.spec.cue, 0, start):
             self.note(
                 "missing-cue",
                 f"the line before {self.spec[Tag.PARALLEL]} must be {self.spec.cue.strip()!r}",

@@ -196,9 +196,10 @@ def _binds(text: str, symbol: str) -> bool:
     name = re.escape(symbol)
     return (
         re.search(
-            rf"(?<![\w\\]){name}(?:\([^)]{{1,12}}\))?\s*(?:\\\)|\$)?\s*(?:=|:=|≡|∈|<|>|≤|≥|\\in\b|\\le|\\ge|is\b|be\b|are\b)"
-            rf"|\b(?:for|all|any|each|some|integers?|numbers?|variables?|where|call|as|with|by"
-            rf"|side|angle|point|line|value|say)\s+(?:\\\(|\$)?\s*{name}(?![\w'_])"
+            rf"(?<![\w\\]){name}(?:\([^)]{{1,12}}\))?\s*(?:\\\)|\$)?"
+            rf"\s*(?:=|:=|≡|∈|<|>|≤|≥|\\in\b|\\le|\\ge)"
+            rf"|\b(?:for|all|any|each|some|integers?|numbers?|variables?|where|call|side|angle|point"
+            rf"|line|value|say|let|denote|define)\s+(?:\\\(|\$)?\s*{name}(?![\w'_])"
             rf"|_\{{?\s*{name}\s*[=}}]",
             text,
         )

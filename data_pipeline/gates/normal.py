@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 Span = tuple[int, int]
 
 _ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&", "&quot;": '"', "&#39;": "'", "&apos;": "'"}
-_TOKEN = re.compile(r"&(?:lt|gt|amp|quot|#39|apos);|\s+|.", re.DOTALL)
+_SPECIAL = re.compile(r"&(?:lt|gt|amp|quot|#39|apos);|\s+")
 _SAME = str.maketrans("“”‘’–—−", "\"\"''---")
 
 
@@ -38,18 +38,33 @@ def normal(text: str, spans: Sequence[Span] | None = None, *, space: str = " ") 
     """
     out: list[str] = []
     offsets: list[int] = []
+    spaced = True  # a space would be the first, or follow one
+
+    def put(string: str, at: Iterable[int]) -> None:
+        out.append(string)
+        offsets.extend(at)
+
     for start, end in [(0, len(text))] if spans is None else spans:
-        if space and out and out[-1] != space:
-            out.append(space)
-            offsets.append(start)
-        for match in _TOKEN.finditer(text, start, end):
+        if space and not spaced:
+            put(space, [start])
+            spaced = True
+        at = start
+        for match in _SPECIAL.finditer(text, start, end):
+            if at < match.start():
+                put(text[at : match.start()], range(at, match.start()))
+                spaced = False
+            at = match.end()
             found = match.group()
-            char = space if found[0].isspace() else _ENTITIES.get(found, found)
-            if not char or (char == space and (not out or out[-1] == space)):
-                continue
-            out.append(char)
-            offsets.append(match.start())
-    if space and out and out[-1] == space:
+            if not found[0].isspace():
+                put(_ENTITIES[found], [match.start()])
+                spaced = False
+            elif space and not spaced:
+                put(space, [match.start()])
+                spaced = True
+        if at < end:
+            put(text[at:end], range(at, end))
+            spaced = False
+    if space and spaced and out:
         out.pop()
         offsets.pop()
     return Normal("".join(out).translate(_SAME), offsets)

@@ -1,0 +1,202 @@
+"""``multiverse curate check``: every gate that needs no LLM, over any corpus."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .corpus import ANSWER_FIELDS, SOURCE_FIELDS, TEXT_FIELDS, Fields, Item, read_corpus
+from .traces import BadLine
+
+if TYPE_CHECKING:
+    from ..data_pipeline.finding import Finding
+    from ..data_pipeline.gates import GateOptions
+
+CountTokens = Callable[[str], int]
+
+
+def command(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="JSON lines (`-` for standard input) or, with the suffix .parquet, parquet."
+        ),
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a text: id, accepted, codes, findings.")
+    ] = False,
+    text: Annotated[
+        str | None, typer.Option(help=f"Field of the text [default: first of {TEXT_FIELDS}].")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help=f"Field of the sequential source [default: {SOURCE_FIELDS[0]}, if any]."),
+    ] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option(help=f"Field of the reference answer [default: first of {ANSWER_FIELDS}]."),
+    ] = None,
+    model_output: Annotated[
+        bool,
+        typer.Option(
+            help="Judge what a model wrote, not training data: cut texts, texts without a block, "
+            "a free cue line, depth to 4 and any wording of paths are accepted."
+        ),
+    ] = False,
+    strict_coverage: Annotated[
+        bool, typer.Option(help="Every sentence of the source must stand in the text unchanged.")
+    ] = False,
+    max_depth: Annotated[int | None, typer.Option(min=1, help="Deepest nesting of blocks.")] = None,
+    max_branches: Annotated[int | None, typer.Option(min=2, help="Most paths a block.")] = None,
+    max_distance: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Largest edit distance to the source.")
+    ] = None,
+    benefit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="Also reject texts with a block that does not save more than TOKENS on the "
+            "critical path.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with a `tokenizer.json` to count tokens by for --benefit; without it "
+            "pieces of text (words, digits, signs) are counted.",
+        ),
+    ] = None,
+) -> None:
+    """Check a corpus of parallel texts without an LLM.
+
+    A text is accepted when no gate finds anything. Lines that hold no text are reported with
+    their number and remedy and count as rejected; the rest is checked. The exit code is 0 unless
+    the file cannot be read at all.
+    """
+    from ..data_pipeline.gates import CURATION, MODEL_OUTPUT
+    from ..data_pipeline.gates.equivalence import EquivalenceError
+
+    options = MODEL_OUTPUT if model_output else CURATION
+    options = replace(options, strict_coverage=strict_coverage)
+    if max_depth is not None:
+        options = replace(options, max_depth=max_depth)
+    if max_branches is not None:
+        options = replace(options, max_branches=max_branches)
+    if max_distance is not None:
+        options = replace(options, max_distance=max_distance)
+    report = Report()
+    try:
+        count = _counter(tokenizer) if benefit is not None else None
+        for item in read_corpus(file, Fields(text, source, answer)):
+            if isinstance(item, BadLine):
+                typer.echo(f"error: {item}", err=True)
+                row = report.bad_line(item)
+            else:
+                row = report.add(item, _check(item, options, count, benefit or 0))
+            if as_json:
+                typer.echo(json.dumps(row))
+    except BrokenPipeError:  # the reader has seen enough; an OSError, but no fault of the file
+        raise
+    except (OSError, ValueError, EquivalenceError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    if not report.texts and not report.bad:
+        typer.echo(f"error: {file} holds no line", err=True)
+    elif not as_json:
+        _show(report)
+
+
+@dataclass
+class Report:
+    """What became of the texts: counts by code, with one example each."""
+
+    texts: int = 0
+    accepted: int = 0
+    bad: int = 0
+    codes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    findings: Counter[tuple[str, str]] = field(default_factory=Counter)
+    examples: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def add(self, item: Item, findings: list[Finding]) -> dict[str, Any]:
+        """Count the findings of a text; gives its row."""
+        self.texts += 1
+        self.accepted += not findings
+        keys = [(finding.gate, finding.code) for finding in findings]
+        self.findings.update(keys)
+        self.codes.update(set(keys))
+        for key in keys:
+            self.examples.setdefault(key, item.id)
+        return {
+            "id": item.id,
+            "accepted": not findings,
+            "codes": list(dict.fromkeys(finding.code for finding in findings)),
+            "findings": [finding.row() for finding in findings],
+        }
+
+    def bad_line(self, line: BadLine) -> dict[str, Any]:
+        """Count a line that holds no text; gives its row."""
+        self.bad += 1
+        return {
+            "id": f"line {line.line}",
+            "accepted": False,
+            "codes": ["bad-line"],
+            "findings": [],
+            "error": str(line),
+        }
+
+
+def _check(
+    item: Item, options: GateOptions, count: CountTokens | None, margin: int
+) -> list[Finding]:
+    from ..data_pipeline.gates import check_document, flatten_costly_blocks
+    from ..text import parse_text
+
+    findings = check_document(item.text, source=item.source, answer=item.answer, options=options)
+    if count is not None:
+        findings += flatten_costly_blocks(parse_text(item.text), count, margin)[1]
+    return findings
+
+
+def _counter(folder: Path | None) -> CountTokens:
+    from ..dialect import Dialect
+    from ..lexer import encode, lex
+
+    if folder is None:
+        return lambda text: len(lex(text).pieces)
+    from .tokenizer import TokenizerFile
+
+    tokenizer = TokenizerFile(folder)
+    dialect = Dialect.from_tokenizer(tokenizer)
+    return lambda text: len(encode(text, tokenizer, dialect))
+
+
+def _show(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if report.codes:
+        table = Table(box=None, header_style="bold", padding=(0, 1))
+        table.add_column("gate")
+        table.add_column("code")
+        table.add_column("texts", justify="right")
+        table.add_column("findings", justify="right")
+        table.add_column("for example", overflow="fold")
+        for (gate, code), texts in report.codes.most_common():
+            key = (gate, code)
+            count = report.findings[key]
+            table.add_row(gate, code, f"{texts:,}", f"{count:,}", report.examples[key])
+        console.print(table)
+    total = report.texts + report.bad
+    console.print(
+        f"\n[bold]{total:,}[/] text{'s' * (total != 1)}: [green]{report.accepted:,} accepted[/], "
+        f"{report.texts - report.accepted:,} rejected, {report.bad:,} unreadable"
+    )

@@ -7,20 +7,33 @@ hook sits on the backbone, where the plain and TRL's fused forward meet, so the 
 
 The mask that reaches transformers is always explicit. Left to itself with ``position_ids`` alone,
 transformers takes every jump of the positions for a new document and cuts the text there.
+
+With a dialect the hook lays texts out itself where no order is given, for trainers whose forward
+has no room for one. ``docs/attention.md`` says which models, processes and calls this holds for.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..layout import LAYOUT_VERSION
+from ..dialect import Dialect
+from ..layout import LAYOUT_VERSION, Layout, layout, pack, plain
+from ..structure import UNLIMITED, Limits
 
 BLOCK = 128
+
+#: Attention that takes a mask of any shape: dense for the first two, blocks for the last.
+IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention")
 
 
 class AttentionError(ValueError):
@@ -81,41 +94,78 @@ def block_mask(order: Tensor) -> BlockMask:
     )
 
 
-def enable_multiverse_attention(model: Any) -> Any:
+def enable_multiverse_attention(
+    model: Any, dialect: Dialect | None = None, *, limits: Limits = UNLIMITED
+) -> Any:
     """Teach ``model`` (or the model under a PEFT wrapper) to take ``multiverse_order``. Idempotent.
 
-    The hook is not saved with the weights: call this after every load.
+    The hook is not saved with the weights: call this after every load. A model without it swallows
+    ``multiverse_order`` and attends causally.
+
+    Args:
+        dialect: where no order is given, derive order and positions from ``input_ids`` and the
+            2-D ``attention_mask``, in place of any ``position_ids``. Calls with a cache are left
+            alone, so that generation is unchanged. A later call without a dialect keeps it.
+        limits: the bounds of the engine that wrote the texts, for that derivation.
 
     Raises:
         AttentionError: the attention implementation or the layers cannot express the mask.
     """
-    base = model.get_base_model() if _is_peft(model) else model
-    backbone = base.base_model
+    base = model
+    if hasattr(type(model), "get_base_model"):  # PEFT, which is not needed without it
+        if model.active_peft_config.is_prompt_learning:
+            raise AttentionError(
+                f"{model.active_peft_config.peft_type.value} puts learned tokens before the text, "
+                "of which the layout knows nothing; use LoRA or another method without them"
+            )
+        base = model.get_base_model()
     check_model(base)
-    if "_multiverse_hook" not in backbone.__dict__:
-        handle = backbone.register_forward_pre_hook(_replace_mask, with_kwargs=True)
-        backbone.__dict__["_multiverse_hook"] = handle
+    backbone = base.base_model
+    handle = backbone.__dict__.get("_multiverse_hook")
+    if handle is not None and dialect is None:
+        return model
+    if handle is not None:
+        handle.remove()
+    names = tuple(inspect.signature(backbone.forward).parameters)
+    backbone.__dict__["_multiverse_hook"] = backbone.register_forward_pre_hook(
+        partial(_lay_out, names=names, dialect=dialect, limits=limits), with_kwargs=True
+    )
     return model
 
 
 def check_model(model: PreTrainedModel) -> None:
-    """Raise :class:`AttentionError` unless ``model`` can attend by order."""
+    """Raise :class:`AttentionError` unless ``model`` can attend by order.
+
+    A sliding window is no obstacle by itself: over a text no longer than the window the layer sees
+    what a full one sees. Whether that holds is checked when the text comes.
+    """
+    name = type(model).__name__
     config = model.config.get_text_config()
-    implementation = config._attn_implementation
-    if implementation not in ("sdpa", "eager", "flex_attention"):
+    if config is not model.config:
         raise AttentionError(
-            f"attn_implementation={implementation!r} cannot express a mask of forked paths; load "
-            "the model with attn_implementation='flex_attention' (GPU) or 'sdpa'"
+            f"{name} mixes text with other inputs, whose attention this mask would replace; load "
+            "its language model alone, as AutoModelForCausalLM does for Gemma3ForCausalLM"
         )
-    kinds = set(getattr(config, "layer_types", None) or ())
-    windowed = getattr(config, "sliding_window", None) and getattr(
-        config, "use_sliding_window", not kinds
-    )
-    if kinds - {"full_attention"} or windowed:
-        found = ", ".join(sorted(kinds - {"full_attention"})) or "sliding_window"
+    _check_implementation(config._attn_implementation)
+    unknown = set(getattr(config, "layer_types", None) or ()) - {
+        "full_attention",
+        "sliding_attention",
+    }
+    if unknown:
         raise AttentionError(
-            f"{type(model).__name__} has layers without full attention ({found}), which would lose "
-            "their window under this mask; use a model whose layers all attend fully"
+            f"{name} has layers without full attention ({', '.join(sorted(unknown))}), which this "
+            "mask does not reach; use a model whose layers all attend fully"
+        )
+    if not getattr(config, "is_causal", True) or getattr(
+        config, "use_bidirectional_attention", False
+    ):
+        raise AttentionError(f"{name} attends in both directions; use a causal language model")
+    varying = {kind for kind in _rope_types(config) if "dynamic" in kind or kind == "longrope"}
+    if varying:
+        raise AttentionError(
+            f"{name} has rotary frequencies that change with the longest text of the batch "
+            f"({', '.join(sorted(varying))}), so that paths and packed texts would feel one "
+            "another; set a rope_type that does not, such as 'yarn' or 'default'"
         )
     recorded = (getattr(config, "multiverse", None) or {}).get("layout", LAYOUT_VERSION)
     if recorded != LAYOUT_VERSION:
@@ -125,33 +175,150 @@ def check_model(model: PreTrainedModel) -> None:
         )
 
 
-def _is_peft(model: Any) -> bool:
-    return hasattr(type(model), "get_base_model")
+def _check_implementation(implementation: str) -> None:
+    # Asked at every call, too: set_attn_implementation may have changed it since.
+    if implementation not in IMPLEMENTATIONS:
+        raise AttentionError(
+            f"attn_implementation={implementation!r} cannot express a mask of forked paths; load "
+            "the model with attn_implementation='flex_attention' (GPU) or 'sdpa'"
+        )
+
+
+def _rope_types(config: PreTrainedConfig) -> set[str]:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer = [parameters] if "rope_type" in parameters else parameters.values()
+    return {one["rope_type"] for one in by_layer}
+
+
+def _window(config: PreTrainedConfig) -> int | None:
+    """Tokens that the narrowest layer looks back on, itself included; None without a window."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and "sliding_attention" not in kinds:
+        return None
+    if not getattr(config, "use_sliding_window", True):
+        return None
+    return getattr(config, "sliding_window", None)
+
+
+def _longest_text(order: Tensor, attention_mask: Any) -> int:
+    """Tokens of the longest text in rows that may hold several, padding not counted.
+
+    A text begins where every order before it lies over every order from there on: nothing sees
+    across that line.
+    """
+    before = order.cummin(-1).values[:, :-1]
+    after = order.flip(-1).cummax(-1).values.flip(-1)[:, 1:]
+    text = torch.nn.functional.pad((before > after).long().cumsum(-1), (1, 0))
+    counted = torch.ones_like(text)
+    if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
+        counted = attention_mask.to(counted)
+    return int(torch.zeros_like(text).scatter_add_(-1, text, counted).max())
 
 
 @torch.compiler.disable
-def _replace_mask(
-    module: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+def _lay_out(
+    module: PreTrainedModel,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    names: tuple[str, ...],
+    dialect: Dialect | None,
+    limits: Limits,
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    order = kwargs.pop("multiverse_order", None)
+    """The hook: put mask and positions of the layout in place before the backbone runs."""
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    order = given.pop("multiverse_order", None)
+    cached = given.get("past_key_values") is not None
     if order is None:
-        return args, kwargs
-    if kwargs.get("position_ids") is None:
-        raise AttentionError("multiverse_order needs position_ids of the same layout beside it")
-    if kwargs.get("past_key_values") is not None:
+        if dialect is None or cached or given.get("use_cache"):
+            return args, {k: v for k, v in kwargs.items() if k != "multiverse_order"}
+        order = _derive(given, dialect, limits)
+    elif cached:
         raise AttentionError("multiverse_order covers whole texts; call without past_key_values")
-    implementation = module.config.get_text_config()._attn_implementation
+    elif given.get("position_ids") is None:
+        raise AttentionError("multiverse_order needs position_ids of the same layout beside it")
+    given["attention_mask"] = _mask(module, order, given)
+    return (), given
+
+
+def _mask(module: PreTrainedModel, order: Tensor, given: Mapping[str, Any]) -> Tensor | BlockMask:
+    config = module.config.get_text_config()
+    implementation = config._attn_implementation
+    _check_implementation(implementation)
+    tokens = given.get("input_ids")
+    shape = tokens.shape if tokens is not None else given["inputs_embeds"].shape[:2]
+    if order.shape != shape:
+        raise AttentionError(
+            f"multiverse_order has shape {tuple(order.shape)}, the text {tuple(shape)}; give one "
+            "order for every token, padding included"
+        )
+    window = _window(config)
+    if window is not None and shape[-1] > window:
+        longest = _longest_text(order, given.get("attention_mask"))
+        if longest > window:
+            raise AttentionError(
+                f"a text of {longest} tokens is longer than the model's sliding window of {window} "
+                "tokens, which this mask would lift; shorten the texts (max_length) or use a model "
+                "whose layers all attend fully"
+            )
     if implementation == "flex_attention":
         if order.device.type == "cpu" and torch.is_grad_enabled():
             raise AttentionError(
                 "FlexAttention has no backward pass on CPU; load with attn_implementation='sdpa'"
             )
-        kwargs["attention_mask"] = block_mask(order)
-    else:
-        mask = dense_mask(order)
-        if implementation == "eager":  # added to the scores, where SDPA selects by it
-            dtype = module.dtype
-            hidden = torch.finfo(dtype).min
-            mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, hidden)
-        kwargs["attention_mask"] = mask
-    return args, kwargs
+        return block_mask(order)
+    mask = dense_mask(order)
+    if implementation == "sdpa":
+        return mask
+    # Eager attention adds the mask to the scores, where SDPA selects by it.
+    dtype = module.dtype
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+def _derive(given: dict[str, Any], dialect: Dialect, limits: Limits) -> Tensor:
+    """The order of ``input_ids``, which is returned; positions are put into ``given``."""
+    tokens = given.get("input_ids")
+    if tokens is None:
+        raise AttentionError(
+            "the layout is read from input_ids; with inputs_embeds give multiverse_order and "
+            "position_ids"
+        )
+    real = given.get("attention_mask")
+    if real is None:
+        real = torch.ones_like(tokens)
+    elif not isinstance(real, Tensor) or real.ndim != 2:
+        raise AttentionError(
+            "the layout is the mask: give the 2-D attention_mask of padding, or multiverse_order"
+        )
+    rows = [
+        _row(ids, kept, row, dialect, limits)
+        for row, (ids, kept) in enumerate(
+            zip(tokens.cpu().numpy(), real.cpu().numpy() != 0, strict=True)
+        )
+    ]
+    place = {"device": tokens.device}
+    given["position_ids"] = torch.from_numpy(np.stack([row.position for row in rows])).to(**place)
+    given["use_cache"] = False  # a cache of forked text could not be continued
+    return torch.from_numpy(np.stack([row.order for row in rows])).to(dtype=torch.int32, **place)
+
+
+def _row(
+    ids: npt.NDArray[np.int64],
+    kept: npt.NDArray[np.bool_],
+    row: int,
+    dialect: Dialect,
+    limits: Limits,
+) -> Layout:
+    """The layout of one row: a text between padding, which is two more texts."""
+    at = np.flatnonzero(kept)
+    if not len(at):
+        return plain(len(ids))
+    start, end = int(at[0]), int(at[-1]) + 1
+    if len(at) != end - start:
+        hole = start + int(np.flatnonzero(~kept[start:end])[0])
+        raise AttentionError(
+            f"attention_mask of row {row} leaves out token {hole} inside the text; only padding "
+            "before and after a text can be left out"
+        )
+    text = layout(ids[start:end], dialect, limits=limits)
+    return pack([plain(start), text, plain(len(ids) - end)])

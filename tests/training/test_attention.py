@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from sglang_multiverse.layout import Layout, layout, pack, plain
+from sglang_multiverse.structure import Limits
 from sglang_multiverse.training.attention import (
     AttentionError,
     block_mask,
     dense_mask,
     enable_multiverse_attention,
 )
+from sglang_multiverse.training.collator import MultiverseCollator
 
 from ..core.generate import DIALECT, WORD, Made, make
 from ..core.oracle import from_order, visible
@@ -130,10 +134,7 @@ def test_gradients_stay_within_what_is_visible(make_model):
     ("changes", "message"),
     [
         ({"attn_implementation": "flash_attention_2"}, "flex_attention"),
-        (
-            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
-            "sliding_attention",
-        ),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "linear_attention"),
         ({"multiverse": {"layout": 99}}, "layout 99"),
     ],
 )
@@ -152,6 +153,155 @@ def test_order_without_positions_or_over_a_cache_is_refused(make_model):
     cache = model(input_ids=given["input_ids"], use_cache=True).past_key_values
     with pytest.raises(AttentionError, match="past_key_values"):
         model(**given, past_key_values=cache)
+    short = {**given, "multiverse_order": given["multiverse_order"][:, :2]}
+    with pytest.raises(AttentionError, match=r"\(1, 2\), the text \(1, 3\)"):
+        model(**short)
+
+
+def test_adapters_that_put_tokens_before_the_text_are_refused(make_model):
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(AttentionError, match="PROMPT_TUNING"):
+        enable_multiverse_attention(get_peft_model(make_model(), prompt))
+
+
+def test_a_pickled_or_copied_model_keeps_its_hook(make_model):
+    _, ids, laid = nested()[0]
+    model = enable_multiverse_attention(make_model(), DIALECT)
+    expected = model(**inputs(ids, laid)).logits
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(**inputs(ids, laid)).logits, expected)
+        assert torch.equal(other(torch.tensor([ids])).logits, expected)
+
+
+def test_a_backbone_called_by_position_attends_by_order_too(make_model):
+    _, ids, laid = nested()[0]
+    model = enable_multiverse_attention(make_model())
+    given = inputs(ids, laid)
+    tokens, positions = given["input_ids"], given["position_ids"]
+    expected = model.model(**given).last_hidden_state
+    found = model.model(
+        tokens, torch.ones_like(tokens), positions, multiverse_order=given["multiverse_order"]
+    )
+    assert torch.equal(found.last_hidden_state, expected)
+
+
+# With a dialect, the hook lays out what no order comes with.
+
+
+def padded(texts: list[list[int]], sides: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """Rows padded to the longest, ``sides`` parts of it left and right."""
+    longest = max(map(len, texts))
+    ids, real = [], []
+    for text_ids in texts:
+        short = longest - len(text_ids)
+        left = short * sides[0] // sum(sides)
+        ids.append([0] * left + text_ids + [0] * (short - left))
+        real.append([0] * left + [1] * len(text_ids) + [0] * (short - left))
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(real)}
+
+
+def captured(model: Any, **given: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits, and the mask and positions that reached the first layer."""
+    seen: list[dict[str, torch.Tensor]] = []
+    hook = model.model.layers[0].register_forward_pre_hook(
+        lambda _m, _a, kwargs: seen.append(kwargs), with_kwargs=True
+    )
+    with torch.no_grad():
+        logits = model(**given).logits
+    hook.remove()
+    return logits, seen[0]["attention_mask"], seen[0]["position_ids"]
+
+
+def test_a_derived_layout_is_the_collators(make_model):
+    model = enable_multiverse_attention(make_model(), DIALECT)
+    collator = MultiverseCollator(pad_token_id=0, dialect=DIALECT)
+    texts = [ids for _, ids, _ in nested()]
+    batch = collator([{"input_ids": ids, "labels": ids} for ids in texts])
+    labels = batch.pop("labels")
+    explicit, mask, positions = captured(model, **batch)
+    for given in (
+        {key: batch[key] for key in ("input_ids", "attention_mask")},
+        {**padded(texts, (0, 1)), "use_cache": False, "labels": labels},
+        # What a trainer makes of the padding alone gives way to the layout.
+        {**padded(texts, (0, 1)), "position_ids": torch.arange(mask.shape[-1])[None]},
+    ):
+        derived, own_mask, own_positions = captured(model, **given)
+        assert torch.equal(own_mask, mask)
+        assert torch.equal(own_positions, positions)
+        assert torch.equal(derived, explicit)
+    (ids, *_), alone = texts, captured(model, **padded(texts[:1], (0, 1)))[0]
+    torch.testing.assert_close(alone[0], explicit[0, : len(ids)], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sides", [(1, 0), (0, 1), (1, 2)])
+def test_padding_on_either_side_changes_no_logits(make_model, sides):
+    model = enable_multiverse_attention(make_model(initializer_range=0.1), DIALECT)
+    texts = [ids for _, ids, _ in nested()] + [[WORD, WORD + 1]]
+    batch = padded(texts, sides)
+    found = model(**batch).logits
+    for row, ids in enumerate(texts):
+        alone = model(input_ids=torch.tensor([ids])).logits[0]
+        kept = found[row][batch["attention_mask"][row].bool()]
+        torch.testing.assert_close(kept, alone, atol=1e-6, rtol=0)
+
+
+def test_a_row_of_nothing_but_padding_does_no_harm(make_model):
+    model = enable_multiverse_attention(make_model(), DIALECT)
+    _, ids, _ = nested()[0]
+    batch = padded([ids, ids], (1, 0))
+    batch["attention_mask"][1] = 0
+    assert model(**batch).logits.isfinite().all()
+
+
+def test_deriving_leaves_calls_with_a_cache_alone(make_model):
+    _, ids, laid = nested()[0]
+    tokens = torch.tensor([ids])
+    bare = make_model()
+    model = enable_multiverse_attention(make_model(), DIALECT)
+    ours, theirs = (
+        one.generate(tokens, max_new_tokens=8, do_sample=False) for one in (model, bare)
+    )
+    assert torch.equal(ours, theirs)
+    out = model(tokens, use_cache=True)
+    assert torch.equal(out.logits, bare(tokens).logits)
+    assert out.past_key_values.get_seq_length() == len(ids)
+    derived = model(tokens)
+    assert derived.past_key_values is None
+    assert torch.equal(derived.logits, model(**inputs(ids, laid)).logits)
+
+
+def test_enabling_again_keeps_the_dialect_unless_another_is_given(make_model):
+    _, ids, laid = nested()[0]
+    model = enable_multiverse_attention(make_model())
+    expected = model(**inputs(ids, laid)).logits
+    assert not torch.equal(model(torch.tensor([ids])).logits, expected)
+    enable_multiverse_attention(enable_multiverse_attention(model, DIALECT))
+    assert torch.equal(model(torch.tensor([ids])).logits, expected)
+    assert len(model.model._forward_pre_hooks) == 1
+
+
+def test_a_fork_that_the_engine_declined_is_text(make_model):
+    made, ids, _ = nested()[0]
+    assert max(depth for _, depth in made.blocks()) > 1
+    shallow = Limits(max_depth=1)
+    model = enable_multiverse_attention(make_model(), DIALECT, limits=shallow)
+    _, mask, positions = captured(model, input_ids=torch.tensor([ids]))
+    laid = layout(ids, DIALECT, limits=shallow)
+    assert np.array_equal(mask[0, 0].numpy(), from_order(laid.order))
+    assert positions[0].tolist() == laid.position.tolist()
+    assert laid.critical_path > layout(ids, DIALECT).critical_path
+
+
+def test_what_cannot_be_derived_is_refused(make_model):
+    model = enable_multiverse_attention(make_model(), DIALECT)
+    ids = torch.tensor([[WORD] * 6])
+    holes = torch.tensor([[0, 1, 1, 0, 1, 0]])
+    with pytest.raises(AttentionError, match="row 0 leaves out token 3"):
+        model(ids, attention_mask=holes)
+    with pytest.raises(AttentionError, match="2-D attention_mask"):
+        model(ids, attention_mask=torch.ones(1, 1, 6, 6, dtype=torch.bool))
+    with pytest.raises(AttentionError, match="inputs_embeds"):
+        model(inputs_embeds=model.get_input_embeddings()(ids))
 
 
 def packed_orders(length: int) -> torch.Tensor:

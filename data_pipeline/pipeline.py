@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .budget import BudgetExhausted
-from .call import Call, Reply
+from .call import Call, Reply, digest
 from .caller import POLL, Caller, Stopped, StoredCaller
 from .recipe import Recipe
 from .record import Record, Rejection
@@ -106,11 +106,22 @@ def _rejected(rejection: Rejection) -> dict[str, Any]:
     }
 
 
+def run_name(recipe: Recipe, source: str) -> str:
+    """The name of a run in the store: it changes with recipe and source, not with limits."""
+    return digest([recipe.fingerprint, source])[:16]
+
+
 class Run:
     """One pass of ``records`` through the stages, resumable at any point.
 
     Items that an earlier run or another process settled are left as they are. An item the endpoint
     failed is noted and taken up again by the next run.
+
+    Args:
+        workers: items under way at once; more than the endpoint's concurrency keeps it busy.
+        source: identity of the source, see :attr:`.ingest.Ingested.identity`.
+        about: what report and card need to know, kept in the store.
+        observe: called after every item.
     """
 
     def __init__(
@@ -121,6 +132,8 @@ class Run:
         caller: StoredCaller,
         *,
         workers: int = 32,
+        source: str = "",
+        about: Mapping[str, Any] | None = None,
         observe: Callable[[Progress], None] = lambda progress: None,
     ):
         self.records = {record.id: record for record in records}
@@ -129,7 +142,8 @@ class Run:
         self.caller = caller
         self.workers = workers
         self.observe = observe
-        self.name = recipe.fingerprint
+        self.name = run_name(recipe, source)
+        self.about = dict(about or {})
         self._queue: deque[Record] = deque()
         self._failed_in_a_row = 0
         self._end: tuple[End, str] = ("complete", "")
@@ -138,7 +152,7 @@ class Run:
         """Process every item. Ends early, with everything settled so far in the store, when
         :meth:`stop` is called, the budget is spent, or the endpoint fails for good."""
         columns = {record.id: dict(record.columns) for record in self.records.values()}
-        self.store.put_run(self.name, self.recipe.row(), columns)
+        self.store.put_run(self.name, {**self.about, "recipe": self.recipe.row()}, columns)
         self.progress = Progress(len(self.records))
         for outcome in self.store.outcomes(self.name).values():
             if outcome.item in self.records and outcome.status != "error":

@@ -58,7 +58,7 @@ CREATE TABLE IF NOT EXISTS ledger (
 INSERT OR IGNORE INTO ledger VALUES (1, 0, 0, 0, 0, 0, 0);
 CREATE TABLE IF NOT EXISTS items (item TEXT PRIMARY KEY, columns TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS runs (
-    run TEXT PRIMARY KEY, recipe TEXT NOT NULL, started_at REAL NOT NULL, items TEXT NOT NULL,
+    run TEXT PRIMARY KEY, about TEXT NOT NULL, started_at REAL NOT NULL, items TEXT NOT NULL,
     seconds REAL NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS outcomes (
@@ -316,19 +316,23 @@ class Store:
 
     # --- items and outcomes ------------------------------------------------------------------
 
-    def put_run(self, run: str, recipe: dict[str, Any], items: dict[str, dict[str, Any]]) -> None:
-        """Register a run over ``items`` (id → source columns); the last one is the current."""
+    def put_run(self, run: str, about: dict[str, Any], items: dict[str, dict[str, Any]]) -> None:
+        """Register a run over ``items`` (id → source columns) and make it the current one. Items
+        that an earlier pass of it had, with another limit, stay its items."""
         with self._transaction() as db:
+            row = db.execute("SELECT items FROM runs WHERE run = ?", (run,)).fetchone()
+            known = json.loads(row["items"]) if row is not None else []
+            every = list(dict.fromkeys([*items, *known]))
             db.executemany(
                 "INSERT INTO items VALUES (?, ?) ON CONFLICT (item) DO UPDATE SET "
                 "columns = excluded.columns WHERE columns != excluded.columns",
-                [(item, json.dumps(columns)) for item, columns in items.items()],
+                [(item, json.dumps(columns, default=str)) for item, columns in items.items()],
             )
             db.execute(
-                "INSERT INTO runs (run, recipe, started_at, items) VALUES (?, ?, ?, ?) "
+                "INSERT INTO runs (run, about, started_at, items) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (run) DO UPDATE SET started_at = excluded.started_at, "
-                "recipe = excluded.recipe, items = excluded.items",
-                (run, json.dumps(recipe), time.time(), json.dumps(list(items))),
+                "about = excluded.about, items = excluded.items",
+                (run, json.dumps(about), time.time(), json.dumps(every)),
             )
 
     def add_seconds(self, run: str, seconds: float) -> None:

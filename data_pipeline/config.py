@@ -1,0 +1,271 @@
+"""The configuration of a run: a YAML file, checked before anything is paid for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from .budget import Budget, Prices
+from .call import Sampling
+from .gates import GateOptions
+from .prompt import PromptError, Prompts
+from .recipe import Recipe, count_pieces
+from .transport import Endpoint
+
+#: Configurations that come with the package, by name.
+FOLDER = Path(__file__).parent / "configs"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names file, field and remedy."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Columns(_Part):
+    """Which column holds what; the defaults are those of s1K-1.1."""
+
+    question: str = "question"
+    chain: str = "deepseek_thinking_trajectory"
+    attempt: str | None = "deepseek_attempt"
+    answer: str | None = "solution"
+
+
+class Source(_Part):
+    """Where the chains come from: a dataset of the Hugging Face hub at a commit, or files."""
+
+    dataset: str | None = None
+    revision: str | None = None
+    config: str | None = None
+    split: str = "train"
+    files: list[Path] = []
+    columns: Columns = Columns()
+    require: dict[str, str] = Field(
+        default={}, description="rows must have these values, e.g. deepseek_grade: Yes"
+    )
+    decontaminate: list[Path] = Field(
+        default=[], description="JSON lines of test questions no row may share an n-gram with"
+    )
+    ngram: int = Field(default=13, ge=4)
+    limit: int | None = Field(default=None, ge=1)
+
+
+class EndpointPart(_Part):
+    """Fields of :class:`.transport.Endpoint`; the key comes from an environment variable."""
+
+    base_url: str
+    model: str
+    api_key_env: str | None = None
+    timeout: float = Field(default=600, gt=0)
+    attempts: int = Field(default=6, ge=1)
+    wait_initial: float = Field(default=1, ge=0)
+    wait_max: float = Field(default=60, ge=0)
+    retry_after_max: float = Field(default=300, ge=0)
+    concurrency: int = Field(default=16, ge=1)
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+    def build(self) -> Endpoint:
+        """The endpoint, with its key.
+
+        Raises:
+            ConfigError: the variable that should hold the key is not set.
+        """
+        key = "none"
+        if self.api_key_env is not None:
+            key = os.environ.get(self.api_key_env, "")
+            if not key:
+                raise ConfigError(
+                    f"the environment variable {self.api_key_env} is not set; it holds the key "
+                    "for the endpoint (`endpoint.api_key_env` names it)"
+                )
+        return Endpoint(api_key=key, **self.model_dump(exclude={"api_key_env"}))
+
+
+class SamplingPart(_Part):
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int = Field(default=32768, ge=1)
+    seed: int | None = None
+    extra: dict[str, Any] = {}
+
+
+class PricesPart(_Part):
+    """Per million tokens."""
+
+    input: float = Field(default=0, ge=0)
+    output: float = Field(default=0, ge=0)
+    cached_input: float | None = Field(default=None, ge=0)
+    currency: str = "USD"
+
+
+class BudgetPart(_Part):
+    """Hard limits over the life of the store."""
+
+    tokens: int | None = Field(default=None, ge=1)
+    cost: float | None = Field(default=None, gt=0)
+
+
+class Card(_Part):
+    """What the dataset card says that no program can know."""
+
+    name: str = "multiverse-curated"
+    license: str | None = None
+    source_license: str | None = None
+    terms: str | None = Field(default=None, description="the generator's terms of use")
+    homepage: str | None = None
+
+
+class Config(_Part):
+    """Everything a run is told."""
+
+    source: Source
+    endpoint: EndpointPart
+    sampling: SamplingPart = SamplingPart()
+    prices: PricesPart = PricesPart()
+    budget: BudgetPart = BudgetPart()
+    gates: dict[str, Any] = {}
+    attempts: int = Field(default=3, ge=1)
+    on_failed_rewrite: Literal["reject", "keep"] = "reject"
+    benefit: int | None = None
+    tokenizer: Path | None = Field(default=None, description="folder with a tokenizer.json")
+    prompts: Path | None = None
+    card: Card = Card()
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Config:
+        source = self.source
+        if (source.dataset is None) == (not source.files):
+            raise ValueError("source: give either `dataset` or `files`")
+        if source.dataset is not None and source.revision is None:
+            raise ValueError(
+                "source.revision: a dataset of the hub needs the commit it is read at, so that the "
+                "run can be repeated. Give `revision` (or --revision); "
+                f"`hf datasets info {source.dataset}` prints the current one"
+            )
+        if self.budget.cost is not None and not (self.prices.input or self.prices.output):
+            raise ValueError(
+                "budget.cost: without `prices` (per million tokens, from the provider's price "
+                "list) nothing would ever count against it"
+            )
+        known = {field.name for field in fields(GateOptions)}
+        if unknown := set(self.gates) - known:
+            raise ValueError(
+                f"gates: unknown {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
+            )
+        return self
+
+    def recipe(self) -> Recipe:
+        """What the stages are told.
+
+        Raises:
+            ConfigError: prompts or tokenizer cannot be read.
+        """
+        try:
+            prompts = Prompts.load(self.prompts)
+            count, name = _counter(self.tokenizer)
+            gates = GateOptions(**self.gates)
+        except (OSError, PromptError, TypeError, ValueError) as error:
+            raise ConfigError(str(error)) from error
+        return Recipe(
+            model=self.endpoint.model,
+            sampling=Sampling(**self.sampling.model_dump()),
+            prompts=prompts,
+            gates=gates,
+            attempts=self.attempts,
+            on_failed_rewrite=self.on_failed_rewrite,
+            benefit=self.benefit,
+            count_tokens=count,
+            tokenizer=name,
+        )
+
+    def price_list(self) -> Prices:
+        return Prices(**self.prices.model_dump())
+
+    def limits(self) -> Budget:
+        return Budget(**self.budget.model_dump())
+
+    def about(self) -> dict[str, Any]:
+        """What a report and a card need to know, without keys."""
+        return {
+            "source": self.source.model_dump(mode="json", exclude={"limit"}),
+            "base_url": self.endpoint.base_url,
+            "prices": asdict(self.price_list()),
+            "card": self.card.model_dump(),
+            "tokenizer": str(self.tokenizer) if self.tokenizer else None,
+        }
+
+
+def _counter(folder: Path | None) -> tuple[Any, str]:
+    if folder is None:
+        return count_pieces, "pieces"
+    from sglang_multiverse.cli.tokenizer import TokenizerFile
+    from sglang_multiverse.dialect import Dialect
+    from sglang_multiverse.lexer import encode
+
+    tokenizer = TokenizerFile(folder)
+    dialect = Dialect.from_tokenizer(tokenizer)
+    content = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    return (lambda text: len(encode(text, tokenizer, dialect))), f"{folder.name} {content[:12]}"
+
+
+def load(
+    path: str, overrides: dict[str, Any] | None = None, *, drop: tuple[str, ...] = ()
+) -> Config:
+    """The configuration of a file, or of one that comes with the package, by name.
+
+    Args:
+        overrides: dotted names (``endpoint.model``) to values; None values are left out.
+        drop: dotted names of fields to take out of the file first.
+
+    Raises:
+        ConfigError: no such file, not YAML, or a field that is wrong.
+    """
+    file = Path(path)
+    if not file.is_file():
+        shipped = {one.stem: one for one in FOLDER.glob("*.yaml")}
+        if path not in shipped:
+            raise ConfigError(
+                f"no configuration {path!r}: neither a file nor one of {', '.join(sorted(shipped))}"
+            )
+        file = shipped[path]
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file} holds no mapping of fields")
+    for name in drop:
+        _set(raw, name.split("."), None)
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            _set(raw, name.split("."), value)
+    try:
+        return Config.model_validate(raw)
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{file}: {_readable(error)}") from error
+
+
+def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        raw = raw.setdefault(name, {})
+    raw[path[-1]] = value
+
+
+def _readable(error: pydantic.ValidationError) -> str:
+    lines = []
+    for one in error.errors():
+        where = ".".join(map(str, one["loc"]))
+        message = one["msg"].removeprefix("Value error, ")
+        lines.append(f"{where}: {message}" if where else message)
+    return "; ".join(lines)

@@ -1,0 +1,88 @@
+"""What a run will ask for and cost, before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .budget import Prices, most_input_tokens
+from .call import Message, Usage
+from .recipe import Recipe
+from .record import Record
+from .sentences import split_sentences
+from .stages.chain import opening
+
+#: Characters a token, of English with mathematics.
+_CHARACTERS = 3.5
+
+#: Outermost blocks a chain, and tokens of one: means of 1,114 blocks of real outputs of the
+#: published model.
+BLOCKS, BLOCK_TOKENS = 4.6, 430
+
+#: Tokens of a listed step, and sentences to a step.
+_STEP_TOKENS, _STEP_SENTENCES = 18, 6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Calls, tokens and cost of the items that are not settled yet, without repairs, and the
+    most they can come to: every attempt used, every reply as long as ``max_tokens``."""
+
+    items: int
+    calls: float
+    usage: Usage
+    cost: float
+    worst_calls: float
+    worst_tokens: int
+    worst_cost: float
+
+
+def estimate(records: Sequence[Record], recipe: Recipe, prices: Prices) -> Estimate:
+    """Estimate a run over ``records`` by their lengths.
+
+    Blocks per chain are not known beforehand: the mean of the published model's outputs stands
+    for them. A teacher that reasons before it answers is charged for that too, which no length
+    tells; the figures hold for one that does not.
+    """
+    usages = [_usage(record, recipe) for record in records]
+    usage = Usage(sum(one.input for one in usages), sum(one.output for one in usages))
+    calls = len(records) * (4 + BLOCKS)
+    worst_calls = calls * recipe.attempts
+    longest = [
+        most_input_tokens(opening(record, recipe, "")) + recipe.sampling.max_tokens
+        for record in records
+    ]
+    worst_input = int(sum(longest) * worst_calls / max(len(records), 1))
+    worst = Usage(worst_input, int(worst_calls * recipe.sampling.max_tokens))
+    return Estimate(
+        len(records),
+        calls,
+        usage,
+        prices.of(usage),
+        worst_calls,
+        worst.input + worst.output,
+        prices.of(worst),
+    )
+
+
+def _usage(record: Record, recipe: Recipe) -> Usage:
+    sentences = len(split_sentences(record.source))
+    chain = _tokens(opening(record, recipe, ""))
+    steps = _STEP_TOKENS * max(sentences // _STEP_SENTENCES, 3)
+    prompts = {
+        name: int(len(one.text) / _CHARACTERS) for name, one in recipe.prompts.by_name.items()
+    }
+    blocks = int(BLOCKS * BLOCK_TOKENS)
+    given = (
+        chain + prompts["outline-steps"],
+        chain + steps + prompts["outline-groups"],
+        chain + steps + prompts["fill"],
+        blocks + prompts["curator"] + prompts["frame"],
+        blocks + int(BLOCKS * (prompts["curator"] + prompts["rewrite"] + 200)),
+    )
+    replies = (steps, steps + 60, steps // 2, int(BLOCKS * 130), blocks)
+    return Usage(sum(given), sum(replies))
+
+
+def _tokens(messages: Sequence[Message]) -> int:
+    return int(sum(len(message.content) for message in messages) / _CHARACTERS)

@@ -1,0 +1,187 @@
+"""Reading chains: rows of a dataset or of files, to records. A bad row is counted, never fatal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .call import digest
+from .record import Record, item_id
+
+if TYPE_CHECKING:
+    from .config import Source
+
+
+class IngestError(ValueError):
+    """A source that cannot be read at all."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that is left out before any call: where, why."""
+
+    row: int
+    code: str
+    message: str
+
+
+@dataclass
+class Ingested:
+    """The records of a source. ``identity`` names source, revision and content."""
+
+    records: list[Record] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    identity: str = ""
+
+    @property
+    def reasons(self) -> Counter[str]:
+        return Counter(one.code for one in self.skipped)
+
+
+def ingest(source: Source) -> Ingested:
+    """Read ``source``.
+
+    Raises:
+        IngestError: it is not there, or none of its rows has the columns.
+    """
+    identity: list[Any] = [source.model_dump(mode="json", exclude={"limit"})]
+    if source.dataset is not None:
+        rows = _from_hub(source)
+    else:
+        identity += [_content_hash(path) for path in source.files]
+        rows = (row for path in source.files for row in read_rows(path))
+    found = Ingested(identity=digest(identity)[:16])
+    forbidden = _ngrams_of_files(source.decontaminate, source.ngram)
+    seen: set[str] = set()
+    for number, row in enumerate(rows, start=1):
+        if source.limit is not None and len(found.records) == source.limit:
+            break
+        made = _record(row, number, source)
+        if isinstance(made, Record) and made.id in seen:
+            made = Skipped(number, "duplicate-question", "an earlier row asks the same")
+        if isinstance(made, Record) and forbidden & ngrams(made.question, source.ngram):
+            made = Skipped(number, "contaminated", "the question shares words with a test set")
+        if isinstance(made, Skipped):
+            found.skipped.append(made)
+        else:
+            seen.add(made.id)
+            found.records.append(made)
+    if not found.records:
+        reasons = "; ".join(f"row {one.row}: {one.message}" for one in found.skipped[:3])
+        raise IngestError(f"no row of the source can be used: {reasons or 'it is empty'}")
+    return found
+
+
+def _record(row: Any, number: int, source: Source) -> Record | Skipped:
+    if not isinstance(row, dict):
+        return Skipped(number, "not-an-object", f"expected an object, got {type(row).__name__}")
+    columns = source.columns
+    texts: dict[str, str] = {}
+    for role, name in (("question", columns.question), ("chain", columns.chain)):
+        value = row.get(name)
+        if not isinstance(value, str) or not value.strip():
+            what = "is missing" if value is None else "holds no text"
+            return Skipped(number, f"no-{role}", f"column {name!r} {what}")
+        texts[role] = value
+    attempt = row.get(columns.attempt) if columns.attempt else None
+    answer = row.get(columns.answer) if columns.answer else None
+    if not attempt and not answer:
+        return Skipped(
+            number, "no-answer", f"neither {columns.attempt!r} nor {columns.answer!r} has a value"
+        )
+    for name, wanted in source.require.items():
+        if str(row.get(name)) != wanted:
+            return Skipped(number, "filtered", f"{name} is {row.get(name)!r}, not {wanted!r}")
+    question = texts["question"].strip()
+    return Record(
+        id=item_id(question),
+        question=question,
+        source=texts["chain"].strip(),
+        attempt=str(attempt or "").strip(),
+        answer=None if answer is None else str(answer),
+        columns=row,
+    )
+
+
+def read_rows(path: Path) -> Iterator[Any]:
+    """The rows of a JSON-lines, JSON or parquet file.
+
+    Raises:
+        IngestError: the file cannot be read; a bad line is named.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
+                yield from batch.to_pylist()
+        elif suffix == ".json":
+            value = json.loads(path.read_text(encoding="utf-8-sig"))
+            yield from value if isinstance(value, list) else [value]
+        else:
+            with path.open(encoding="utf-8-sig") as lines:
+                for number, line in enumerate(lines, start=1):
+                    if line.strip():
+                        yield _line(path, number, line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise IngestError(f"{path}: {error}") from error
+    except ValueError as error:
+        if isinstance(error, IngestError):
+            raise
+        raise IngestError(f"{path}: {error}") from error
+
+
+def _line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise IngestError(f"{path}:{number}: not JSON: {error}") from error
+
+
+def _from_hub(source: Source) -> Iterator[Any]:
+    from datasets import load_dataset
+
+    assert source.dataset is not None
+    try:
+        rows = load_dataset(
+            source.dataset, source.config, split=source.split, revision=source.revision
+        )
+    except Exception as error:  # the hub's clients raise errors of many packages
+        raise IngestError(
+            f"{source.dataset} at {source.revision}: {error or type(error).__name__}"
+        ) from error
+    yield from rows
+
+
+def _content_hash(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise IngestError(f"{path}: {error.strerror}") from error
+
+
+def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
+    """The runs of ``n`` words of ``text``, without case and signs; of a shorter text, all of it."""
+    words = re.findall(r"\w+", text.lower())
+    if not words:
+        return set()
+    return {tuple(words[at : at + n]) for at in range(max(len(words) - n, 0) + 1)}
+
+
+def _ngrams_of_files(paths: Sequence[Path], n: int) -> set[tuple[str, ...]]:
+    found: set[tuple[str, ...]] = set()
+    for path in paths:
+        for row in read_rows(path):
+            text = next((row[name] for name in ("question", "problem") if name in row), None)
+            if text is None:
+                raise IngestError(f"{path}: a row has neither 'question' nor 'problem'")
+            found |= ngrams(text, n)
+    return found

@@ -179,7 +179,7 @@ def tag_rows(weight: Tensor, known: Tensor, words: list[list[int]]) -> Tensor:
         raise TagError(f"rows of {width} numbers cannot hold {count} tags apart")
     rows = weight.detach()[known].float()
     mean = rows.mean(0)
-    spread = (rows - mean).norm(dim=1).median()
+    spread = rows.sub_(mean).norm(dim=1).median()  # indexing has copied the rows
     meant = torch.stack([weight.detach()[ids].float().mean(0) for ids in words]) - mean
     meant = torch.nn.functional.normalize(meant, dim=1)
     span = meant.T.double().cpu()

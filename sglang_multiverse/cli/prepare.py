@@ -29,7 +29,7 @@ class Dtype(StrEnum):
     float32 = "float32"
 
 
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must not exist yet.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, new or empty.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the checkpoint in DIR.")]
 ShardSize = Annotated[str, typer.Option(help="Largest file of weights.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

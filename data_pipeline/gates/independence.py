@@ -24,7 +24,7 @@ _TRANSITION = re.compile(
     (?: (?:first|firstly|second|secondly|third|thirdly|fourth|fourthly|next|then|finally|lastly
           |now|also|again|still|otherwise|instead|meanwhile|or|and|but|so|besides|however)
         (?:,|\s+(?:let|we|i|i'll|let's|it|they|he|she|compute|calculate|consider|check|find
-               |determine|try|look|for|to)\b)
+               |determine|try|look|for)\b)
       | (?:alternatively|similarly|likewise|conversely|moreover|furthermore|additionally
           |in\s+addition|in\s+contrast|by\s+contrast|on\s+the\s+(?:other|one)\s+hand
           |in\s+the\s+same\s+way|in\s+comparison|after\s+(?:that|this)|following\s+this

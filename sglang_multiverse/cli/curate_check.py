@@ -159,7 +159,9 @@ def _check(
     from ..data_pipeline.gates import check_document, flatten_costly_blocks
     from ..text import parse_text
 
-    findings = check_document(item.text, source=item.source, answer=item.answer, options=options)
+    findings: list[Finding] = list(
+        check_document(item.text, source=item.source, answer=item.answer, options=options)
+    )
     if count is not None:
         findings += flatten_costly_blocks(parse_text(item.text), count, margin)[1]
     return findings

@@ -167,6 +167,8 @@ def text_between_paths(located: Located, rng: random.Random) -> str | None:
 @mutation("grammar", "missing-cue", also=("moved-sentence", "missing-sentence"))
 def missing_cue(located: Located, rng: random.Random) -> str | None:
     block = rng.choice(_blocks(located))
+    if not located.text.endswith("\n", 0, block.span[0]):
+        return None  # the tag would stand within a line, and be a word
     return _put(located.text, (block.span[0], block.tag[0]))
 
 
@@ -263,7 +265,7 @@ def one_number_for_all_paths(located: Located, rng: random.Random) -> str | None
     return text
 
 
-@mutation("grammar", "missing-number", also=("garbled-label",))
+@mutation("grammar", "missing-number", also=("garbled-label", "nested-number"))
 def unnumbered_path(located: Located, rng: random.Random) -> str | None:
     path = _pick_path(located, rng)
     if re.match(r"\s*[0-9.]+:", located.at(path.inner)):
@@ -492,7 +494,7 @@ def lost_tail(located: Located, rng: random.Random) -> str | None:
     return _put(located.text, (cut, end - 1))
 
 
-@mutation("content", "added-content", also=("changed-sentence",))
+@mutation("content", "added-content", also=("changed-sentence", "content-distance"))
 def invented_passage(located: Located, rng: random.Random) -> str | None:
     words = ["otter", "quartz", "lantern", "meadow", "thimble", "harbour", "velvet", "cobalt"]
     passage = "".join(

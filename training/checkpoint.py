@@ -37,6 +37,8 @@ def load(source: str | Path, dtype: str = "auto") -> tuple[PreTrainedModel, str]
         CheckpointError: there is no such model, it is quantized or an adapter, or its weights do
             not fill the model exactly: saved again, some would be made up or lost.
     """
+    if (Path(source) / "adapter_config.json").is_file():
+        raise CheckpointError(f"{source} is an adapter; make it a model: multiverse merge-adapter")
     try:
         config = AutoConfig.from_pretrained(source)
     except Exception as error:  # a broken folder breaks in any way
@@ -53,8 +55,6 @@ def load(source: str | Path, dtype: str = "auto") -> tuple[PreTrainedModel, str]
         raise CheckpointError(
             f"the model in {source} does not load: {type(error).__name__}: {_first(error)}"
         ) from error
-    if model._hf_peft_config_loaded:
-        raise CheckpointError(f"{source} is an adapter; make it a model: multiverse merge-adapter")
     if report["missing_keys"]:
         raise CheckpointError(
             f"the weights in {source} lack {_some(report['missing_keys'])} of "

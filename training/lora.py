@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
@@ -16,6 +18,9 @@ from ..dialect import Dialect
 from .checkpoint import SHARD_SIZE, CheckpointError, check_place, load, load_tokenizer, new_folder
 from .tokens import tied
 
+#: Where :func:`save_record` writes.
+RECORD = "multiverse.json"
+
 
 class LoraError(ValueError):
     """A LoRA configuration that would not train the tags; the message names the remedy."""
@@ -23,13 +28,13 @@ class LoraError(ValueError):
 
 @dataclass(frozen=True)
 class Merged:
-    """What :func:`merge_adapter` did. ``layout`` is None where no layout was recorded."""
+    """What :func:`merge_adapter` did. ``layout`` is the recorded one, None if there is none."""
 
     adapter: str
     base: str
     out: str
     dtype: str
-    layout: int | None
+    layout: int | str | None
 
 
 def with_tag_rows(
@@ -110,6 +115,18 @@ def ready_head(model: PreTrainedModel | PeftModel) -> None:
         head.register_parameter("bias", None)
 
 
+def save_record(model: PeftModel, folder: str | Path) -> None:
+    """Write beside an adapter which layout it was trained with, if ``model.config`` says so.
+
+    An adapter has no ``config.json`` and must have none: transformers would take the folder for
+    a whole model and miss its weights.
+    """
+    record = model.config.to_dict().get("multiverse")
+    if record is not None:
+        text = json.dumps({"multiverse": record}, indent=2)
+        (Path(folder) / RECORD).write_text(f"{text}\n", encoding="utf-8")
+
+
 def merge_adapter(
     adapter: str | Path,
     out: str | Path,
@@ -121,8 +138,8 @@ def merge_adapter(
 ) -> Merged:
     """Write the model of an adapter to ``out`` as a plain checkpoint, tokenizer included.
 
-    The tokenizer is the adapter's where it has one. The record of the layout comes with the
-    adapter too, or with the base model where it has none.
+    The tokenizer is the adapter's where it has one, and so is the record of the layout
+    (:func:`save_record`); else they are the base model's.
 
     Args:
         base: the model under the adapter; by default the one the adapter names.
@@ -149,15 +166,21 @@ def merge_adapter(
         raise CheckpointError(
             f"the adapter in {adapter} does not fit {base}: {type(error).__name__}: {error}"
         ) from error
-    if (adapter / "config.json").is_file():
-        record = AutoConfig.from_pretrained(adapter).to_dict().get("multiverse")
-        if record is not None:
-            merged.config.multiverse = record
+    record = _record(adapter)
+    if record is not None:
+        merged.config.multiverse = record
     with new_folder(out) as folder:
         merged.save_pretrained(folder, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(folder)
     layout = merged.config.to_dict().get("multiverse", {}).get("layout")
     return Merged(str(adapter), str(base), str(out), dtype, layout)
+
+
+def _record(adapter: Path) -> Any:
+    for name in (RECORD, "config.json"):  # the latter where someone has put the model's beside it
+        if (adapter / name).is_file():
+            return json.loads((adapter / name).read_text(encoding="utf-8")).get("multiverse")
+    return None
 
 
 def _name(model: PreTrainedModel, module: torch.nn.Module) -> str:

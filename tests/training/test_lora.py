@@ -25,9 +25,15 @@ from sglang_multiverse.dialect import Dialect, DialectError
 from sglang_multiverse.layout import LAYOUT_VERSION
 from sglang_multiverse.tiny.task import generate
 from sglang_multiverse.training.checkpoint import CheckpointError
-from sglang_multiverse.training.lora import LoraError, merge_adapter, ready_head, with_tag_rows
+from sglang_multiverse.training.lora import (
+    LoraError,
+    merge_adapter,
+    ready_head,
+    save_record,
+    with_tag_rows,
+)
 from sglang_multiverse.training.tiny_eval import messages
-from sglang_multiverse.training.tokens import tied
+from sglang_multiverse.training.tokens import prepare_model, tied
 from sglang_multiverse.training.trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 
 Weights = dict[str, torch.Tensor]
@@ -348,14 +354,28 @@ def test_a_merged_adapter_is_a_checkpoint(tmp_path, base, dataset, tokenizer, di
 @pytest.mark.parametrize("place", ["run", "base"])
 def test_the_record_of_the_layout_survives_the_merger(tmp_path, base, tokenizer, place):
     model = AutoModelForCausalLM.from_pretrained(base)
-    get_peft_model(model, with_tag_rows(lora(), model, tokenizer)).save_pretrained(tmp_path / "run")
-    merge_adapter(tmp_path / "run", tmp_path / "none")
+    adapted = get_peft_model(model, with_tag_rows(lora(), model, tokenizer))
+    adapted.save_pretrained(tmp_path / "run")
+    save_record(adapted, tmp_path / "run")
+    assert merge_adapter(tmp_path / "run", tmp_path / "none").layout is None
     assert "multiverse" not in json.loads((tmp_path / "none" / "config.json").read_text())
     model.config.multiverse = {"layout": LAYOUT_VERSION}
-    model.config.save_pretrained(tmp_path / place)
-    merge_adapter(tmp_path / "run", tmp_path / "out")
+    if place == "run":
+        save_record(adapted, tmp_path / "run")
+    else:
+        model.config.save_pretrained(base)
+    assert merge_adapter(tmp_path / "run", tmp_path / "out").layout == LAYOUT_VERSION
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written["multiverse"] == {"layout": LAYOUT_VERSION}
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run")._hf_peft_config_loaded
+
+
+def test_an_adapter_is_not_prepared(tmp_path, base, tokenizer):
+    model = AutoModelForCausalLM.from_pretrained(base)
+    get_peft_model(model, with_tag_rows(lora(), model, tokenizer)).save_pretrained(tmp_path / "run")
+    tokenizer.save_pretrained(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"is an adapter.*multiverse merge-adapter"):
+        prepare_model(tmp_path / "run", tmp_path / "out")
 
 
 def test_adapters_that_cannot_be_merged(tmp_path, base, tokenizer):

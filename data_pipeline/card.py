@@ -105,8 +105,8 @@ def _body(
         "the chains, wrote goals and conclusions, and rewrote the text of the paths. Text outside "
         "the blocks is the source's, to the letter.\n"
     )
-    yield f"Terms of the generator: {card['terms'] or 'not stated; fill in `card.terms`'}.\n"
-    yield f"Licence of this dataset: {card['license'] or 'not stated; fill in `card.license`'}.\n"
+    yield f"Terms of the generator: {card['terms'] or 'not stated; fill in `card.terms`.'}\n"
+    yield f"Licence of this dataset: {card['license'] or 'not stated; fill in `card.license`.'}\n"
     yield "## How it was checked\n"
     counts = summary.by_status
     done = counts["accepted"] + counts["rejected"]

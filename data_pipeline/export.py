@@ -152,8 +152,6 @@ def export_dataset(
         ExportError: no item is accepted, or ``folder`` holds something.
         StoreError: the store has no such run.
     """
-    from datasets import Dataset
-
     from .card import write_card
     from .report import write_report
 
@@ -166,11 +164,10 @@ def export_dataset(
         raise ExportError(
             f"run {summary.run} has no accepted item yet; `multiverse curate status` says why"
         )
-    written = [_write(Dataset.from_list(corpus), folder / "data" / "train-00000-of-00001.parquet")]
+    name = "train-00000-of-00001.parquet"
+    written = [_write(corpus, folder / "data" / name)]
     if curriculum:
-        mixed = list(mixture(corpus, seed=seed))
-        path = folder / "mixed" / "train-00000-of-00001.parquet"
-        written.append(_write(Dataset.from_list(mixed), path))
+        written.append(_write(list(mixture(corpus, seed=seed)), folder / "mixed" / name))
     written += write_report(store, folder / "report", run)
     written += write_card(summary, corpus, folder, counted, mixed=curriculum, plots=plots)
     return written
@@ -185,7 +182,13 @@ def mixture(corpus: list[dict[str, Any]], *, seed: int = 0) -> Iterator[dict[str
     return curriculum(examples, seed=seed)
 
 
-def _write(dataset: Any, path: Path) -> Path:
+def _write(rows: list[dict[str, Any]], path: Path) -> Path:
+    from datasets import Dataset, disable_progress_bars, enable_progress_bars
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.to_parquet(str(path))
+    disable_progress_bars()
+    try:
+        Dataset.from_list(rows).to_parquet(str(path))
+    finally:
+        enable_progress_bars()
     return path

@@ -278,10 +278,17 @@ class _Display:
             console=Console(file=sys.stderr),
         )
         self._task = self._bar.add_task("", total=None, note="")
+        self._retries = 0
 
     def __enter__(self) -> _Display:
+        from stamina.instrumentation import set_on_retry_hooks
+
+        set_on_retry_hooks([self._retried])  # instead of a log line for each
         self._bar.start()
         return self
+
+    def _retried(self, details: object) -> None:
+        self._retries += 1
 
     def __exit__(self, *exc_info: object) -> None:
         self._bar.stop()
@@ -290,12 +297,13 @@ class _Display:
         tally = self._caller.tally
         cost = f" · {tally.cost:,.2f} {self._currency}" if tally.cost else ""
         failed = f" · {progress.errors} failed" if progress.errors else ""
+        retried = f" · {self._retries:,} retries" if self._retries else ""
         self._bar.update(
             self._task,
             total=progress.total,
             completed=progress.settled + progress.errors,
             note=f"{progress.reject_rate:.0%} rejected · {tally.sent:,} calls · "
-            f"{tally.tokens:,} tokens{cost}{failed}",
+            f"{tally.tokens:,} tokens{cost}{retried}{failed}",
         )
 
 

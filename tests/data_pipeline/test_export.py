@@ -1,0 +1,250 @@
+"""What a run leaves behind: parquet, twin, mixture, card, report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sglang_multiverse.data_pipeline.cassette import Cassette
+from sglang_multiverse.data_pipeline.curriculum import SHARES, Example, curriculum
+from sglang_multiverse.data_pipeline.export import SOURCE_COLUMNS, ExportError, export_dataset
+from sglang_multiverse.data_pipeline.pipeline import outcome_of
+from sglang_multiverse.data_pipeline.recipe import Recipe
+from sglang_multiverse.data_pipeline.record import Rejection
+from sglang_multiverse.data_pipeline.store import Opened, Store
+from sglang_multiverse.dialect import MULTIVERSE
+from sglang_multiverse.flatten import flatten_text
+from sglang_multiverse.text import parse_text
+
+from .conftest import ACCEPTED
+from .driving import drive
+
+
+def fill_store(path: Path, cassettes: list[Cassette]) -> None:
+    """A store as a run leaves it, without server: stages driven from cassettes."""
+    from sglang_multiverse.data_pipeline.budget import Amount
+    from sglang_multiverse.data_pipeline.call import Reply, Usage
+
+    about = {
+        "recipe": Recipe("teacher").row(),
+        "base_url": "http://replay/v1",
+        "prices": {"currency": "EUR"},
+        "card": {
+            "name": "trial",
+            "license": "apache-2.0",
+            "source_license": None,
+            "terms": "None.",
+            "homepage": None,
+        },
+        "source": {
+            "dataset": "someone/chains",
+            "revision": "abc123",
+            "split": "train",
+            "files": [],
+            "columns": {
+                "question": "question",
+                "chain": "deepseek_thinking_trajectory",
+                "attempt": "deepseek_attempt",
+                "answer": "solution",
+            },
+        },
+        "skipped": {"no-answer": 2},
+    }
+    with Store(path) as store:
+        records = [cassette.record() for cassette in cassettes]
+        store.put_run("r", about, {one.id: dict(one.columns) for one in records})
+        for cassette, record in zip(cassettes, records, strict=True):
+            driven = drive(cassette)
+            for call in driven.calls:
+                assert store.open_call(call, Amount(100, 1.0)) is Opened.OURS
+                store.close_call(call.key, Reply("…", usage=Usage(10, 20), cost=0.5))
+            keys = [call.key for call in driven.calls]
+            store.settle("r", outcome_of(record, driven.result, keys))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from sglang_multiverse.data_pipeline.cassette import load_all
+
+    from .replay import CASSETTES
+
+    folder = tmp_path_factory.mktemp("export")
+    fill_store(folder / "store.sqlite", load_all(CASSETTES))
+    with Store(folder / "store.sqlite") as store:
+        export_dataset(store, folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def corpus(exported: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(exported / "data").to_pylist()
+
+
+def test_the_published_columns_are_there(corpus: list[dict[str, Any]]) -> None:
+    assert len(SOURCE_COLUMNS) == 13
+    wanted = [
+        *SOURCE_COLUMNS,
+        "deepseek_thinking_trajectory_parallel",
+        "deepseek_thinking_trajectory_sequential",
+        "distance",
+    ]
+    assert list(corpus[0])[: len(wanted)] == wanted
+    assert len(corpus) == len(ACCEPTED)
+
+
+def test_every_row_holds_together(corpus: list[dict[str, Any]], cassettes: list[Cassette]) -> None:
+    sources = {cassette.id: cassette for cassette in cassettes}
+    for row in corpus:
+        source = sources[row["id"]]
+        assert row["question"] == source.question
+        assert row["deepseek_thinking_trajectory"] == source.chain
+        text = row["text"]
+        assert parse_text(text).canonical
+        assert text.startswith(row["deepseek_thinking_trajectory_parallel"])
+        assert row["deepseek_thinking_trajectory_parallel"].endswith("\n</Think>")
+        assert row["text_sequential"] == flatten_text(text)
+        sequential = row["deepseek_thinking_trajectory_sequential"]
+        assert not any(tag in sequential for tag in MULTIVERSE.tags)
+        assert "in parallel" not in sequential
+        assert sequential in row["text_sequential"]
+        assert 0 <= row["distance"] <= 0.2
+        assert row["calls"] >= 5 and row["cost"] == pytest.approx(0.5 * row["calls"])
+        assert row["output_tokens"] == 20 * row["calls"]
+        assert row["parallelism"] == pytest.approx(row["tokens"] / row["critical_path_tokens"])
+        assert row["parallelism"] > 1 > row["net_parallelism"] > 0
+        assert row["blocks"] >= 1 and row["depth"] >= 1
+    repairs = {sources[row["id"]].name: row["repairs"] for row in corpus}
+    assert repairs["repaired"] == 2 and repairs["clean"] == 0
+
+
+def test_the_dataset_loads_by_its_card(exported: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    cache = str(tmp_path)
+    corpus = load_dataset(str(exported), split="train", cache_dir=cache)
+    assert len(corpus) == len(ACCEPTED)
+    mixed = load_dataset(str(exported), "mixed", split="train", cache_dir=cache)
+    assert len(mixed) == 8 * len(ACCEPTED)
+    row = mixed[0]
+    assert row["prompt"][0]["role"] == "user"
+    assert row["completion"][0]["role"] == "assistant"
+
+
+def test_the_card_says_what_must_be_said(exported: Path) -> None:
+    card = (exported / "README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["license"] == "apache-2.0"
+    assert front["source_datasets"] == ["someone/chains"]
+    for part in ("revision `abc123`", "`teacher`", "Terms of the generator: None.", "net_parallel"):
+        assert part in card
+    for figure in ("parallelism", "net_parallelism", "blocks", "distance"):
+        assert (exported / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"(figures/{figure}.png)" in card
+
+
+def test_the_report_counts(exported: Path) -> None:
+    report = json.loads((exported / "report" / "report.json").read_text())
+    assert (report["accepted"], report["rejected"]) == (len(ACCEPTED), 4)
+    assert report["yield"] == pytest.approx(len(ACCEPTED) / (len(ACCEPTED) + 4))
+    rejections = {(one["stage"], one["code"]): one["items"] for one in report["rejections"]}
+    assert rejections == {
+        ("outline", "no-group"): 1,
+        ("outline", "refusal"): 1,
+        ("rewrite", "answer-changed"): 1,
+        ("rewrite", "lost-content"): 1,
+    }
+    calls = sum(use["calls"] for use in report["stages"].values())
+    assert report["cost"] == pytest.approx(0.5 * calls)
+    text = (exported / "report" / "report.md").read_text()
+    assert "| rewrite | `lost-content` | 1 |" in text
+    assert "| no-answer | 2 |" in text
+
+
+def test_nothing_is_overwritten(exported: Path) -> None:
+    with (
+        Store(exported.parent / "store.sqlite") as store,
+        pytest.raises(ExportError, match="not empty"),
+    ):
+        export_dataset(store, exported)
+
+
+def test_a_run_without_accepted_items_exports_nothing(
+    tmp_path: Path, cassettes: list[Cassette]
+) -> None:
+    fill_store(tmp_path / "s", [one for one in cassettes if one.name == "refused"])
+    with Store(tmp_path / "s") as store, pytest.raises(ExportError, match="no accepted item"):
+        export_dataset(store, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tokens_can_be_a_models_own(
+    tmp_path: Path, cassettes: list[Cassette], repository: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    tiny = repository / "sglang_multiverse" / "tiny" / "model"
+    fill_store(tmp_path / "s", [one for one in cassettes if one.name == "clean"])
+    with Store(tmp_path / "s") as store:
+        export_dataset(store, tmp_path / "out", tokenizer=tiny, plots=False, curriculum=False)
+        with pytest.raises(ExportError, match=r"tokenizer\.json"):
+            export_dataset(store, tmp_path / "other", tokenizer=tmp_path)
+    (row,) = pq.read_table(tmp_path / "out" / "data").to_pylist()
+    assert row["parallelism"] > 1
+    assert "tokens of the tokenizer `model`" in (tmp_path / "out" / "README.md").read_text()
+    assert not (tmp_path / "out" / "mixed").exists()
+
+
+def examples(count: int) -> list[Example]:
+    return [Example(f"i{n}", f"Q{n}?", f"P{n}", f"S{n}") for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 10, 333])
+def test_every_item_comes_four_times_in_each_form(count: int) -> None:
+    rows = list(curriculum(examples(count)))
+    assert len(rows) == 8 * count
+    assert set(Counter((row["id"], row["parallel"]) for row in rows).values()) == {4}
+    for stage, share in enumerate(SHARES):
+        inside = [row for row in rows if row["stage"] == stage]
+        assert len({row["id"] for row in inside}) == count
+        assert abs(sum(row["parallel"] for row in inside) - share * count) <= 0.5
+    assert [row["stage"] for row in rows] == sorted(row["stage"] for row in rows)
+
+
+def test_the_shares_are_the_published_ones() -> None:
+    assert SHARES == (0.0, 0.0, 0.1, 0.5, 0.5, 0.9, 1.0, 1.0)
+    forked = [row["parallel"] for row in curriculum(examples(100)) if row["stage"] == 2]
+    assert sum(forked) == 10
+
+
+def test_prompt_and_form_belong_together() -> None:
+    for row in curriculum(examples(10)):
+        (user,), (assistant,) = row["prompt"], row["completion"]
+        if row["parallel"]:
+            ending, text = " Think step by step and in parallel before answering.", "P"
+        else:
+            ending, text = " Think step by step before answering.", "S"
+        number = row["id"][1:]
+        assert user["content"] == f"Q{number}?{ending}"
+        assert assistant["content"] == f"{text}{number}"
+
+
+def test_the_order_is_fixed_by_the_seed() -> None:
+    assert list(curriculum(examples(20))) == list(curriculum(examples(20)))
+    assert list(curriculum(examples(20))) != list(curriculum(examples(20), seed=1))
+
+
+def test_a_rejection_keeps_its_findings(cassettes: list[Cassette]) -> None:
+    cassette = next(one for one in cassettes if one.name == "never-repaired")
+    driven = drive(cassette)
+    assert isinstance(driven.result, Rejection)
+    outcome = outcome_of(cassette.record(), driven.result)
+    assert outcome.result is not None
+    (finding,) = outcome.result["findings"]
+    assert finding["code"] == "lost-content" and finding["span"]

@@ -1,0 +1,198 @@
+"""Sources and configurations: what is read, what is left out and why, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sglang_multiverse.data_pipeline import config as configs
+from sglang_multiverse.data_pipeline.budget import Prices
+from sglang_multiverse.data_pipeline.config import ConfigError, Source
+from sglang_multiverse.data_pipeline.estimate import estimate
+from sglang_multiverse.data_pipeline.ingest import IngestError, ingest, ngrams
+from sglang_multiverse.data_pipeline.recipe import Recipe
+from sglang_multiverse.data_pipeline.record import item_id
+
+
+def row(question: str = "What is 1 + 1?", **changes: Any) -> dict[str, Any]:
+    return {
+        "question": question,
+        "deepseek_thinking_trajectory": "It is 2.",
+        "deepseek_attempt": "2",
+        "solution": "2",
+        "deepseek_grade": "Yes",
+        **changes,
+    }
+
+
+def lines(path: Path, rows: list[Any]) -> Path:
+    path.write_text("\n".join(json.dumps(one) for one in rows) + "\n\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "rows.jsonl"
+
+
+def test_rows_become_records(file: Path) -> None:
+    (record,) = ingest(Source(files=[lines(file, [row(extra=3)])])).records
+    assert record.id == item_id("What is 1 + 1?")
+    assert (record.source, record.attempt, record.answer) == ("It is 2.", "2", "2")
+    assert record.columns["extra"] == 3
+
+
+def test_parquet_and_json_are_read_too(tmp_path: Path, file: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [row("A?"), row("B?")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    lines(file, rows)
+    found = [
+        [record.question for record in ingest(Source(files=[tmp_path / name])).records]
+        for name in ("rows.parquet", "rows.json", "rows.jsonl")
+    ]
+    assert found == [["A?", "B?"]] * 3
+
+
+def test_every_row_that_is_left_out_has_a_reason(file: Path) -> None:
+    rows = [
+        row(),
+        row("What  is 1 + 1? "),
+        row("", deepseek_grade="Yes"),
+        row("C?", deepseek_thinking_trajectory=None),
+        row("D?", deepseek_attempt=None, solution=None),
+        row("E?", deepseek_grade="No"),
+        ["no", "object"],
+        row("F?"),
+    ]
+    source = Source(files=[lines(file, rows)], require={"deepseek_grade": "Yes"})
+    found = ingest(source)
+    assert [record.question for record in found.records] == ["What is 1 + 1?", "F?"]
+    assert [(one.row, one.code) for one in found.skipped] == [
+        (2, "duplicate-question"),
+        (3, "no-question"),
+        (4, "no-chain"),
+        (5, "no-answer"),
+        (6, "filtered"),
+        (7, "not-an-object"),
+    ]
+
+
+def test_test_questions_are_kept_out(file: Path, tmp_path: Path) -> None:
+    tests = lines(
+        tmp_path / "tests.jsonl", [{"problem": "Find the least odd prime number, please"}]
+    )
+    rows = [row("So: find the LEAST odd prime number!"), row("Find the most even prime")]
+    source = Source(files=[lines(file, rows)], decontaminate=[tests], ngram=5)
+    found = ingest(source)
+    assert [one.code for one in found.skipped] == ["contaminated"]
+    assert len(found.records) == 1
+    assert ngrams("a b c", 2) == {("a", "b"), ("b", "c")}
+    assert ngrams("a b", 5) == {("a", "b")}
+
+
+def test_columns_can_bear_other_names(file: Path) -> None:
+    lines(file, [{"q": "A?", "thought": "Well.", "gold": 7}])
+    columns = {"question": "q", "chain": "thought", "attempt": None, "answer": "gold"}
+    source = Source.model_validate({"files": [file], "columns": columns})
+    (record,) = ingest(source).records
+    assert (record.question, record.source, record.answer) == ("A?", "Well.", "7")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"question": "A?"\n', r"rows\.jsonl:1: not JSON"),
+        ("", "it is empty"),
+        ('{"x": 1}\n', "row 1: column 'question' is missing"),
+    ],
+)
+def test_what_cannot_be_read_is_named(file: Path, content: str, message: str) -> None:
+    file.write_text(content)
+    with pytest.raises(IngestError, match=message):
+        ingest(Source(files=[file]))
+
+
+def test_a_file_that_is_missing_is_named(file: Path) -> None:
+    with pytest.raises(IngestError, match="No such file"):
+        ingest(Source(files=[file]))
+
+
+def test_a_limit_takes_the_first_usable_rows_of_the_same_run(file: Path) -> None:
+    lines(file, [row("A?"), row("A?"), row("B?"), row("C?")])
+    few, all_of_it = ingest(Source(files=[file], limit=2)), ingest(Source(files=[file]))
+    assert [record.question for record in few.records] == ["A?", "B?"]
+    assert few.identity == all_of_it.identity
+    lines(file, [row("A?")])
+    assert ingest(Source(files=[file])).identity != all_of_it.identity
+
+
+def load(tmp_path: Path, text: str, **overrides: Any) -> configs.Config:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return configs.load(str(path), overrides)
+
+
+GOOD = """
+source: {files: [x.jsonl]}
+endpoint: {base_url: http://localhost/v1, model: m}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("gates: {max_dept: 2}", "unknown max_dept; there are"),
+        ("budget: {cost: 5}", "without `prices`"),
+        ("attempts: 0", "attempts: .*greater than or equal to 1"),
+        ("colour: blue", "colour: Extra inputs"),
+        ("prompts: /nowhere", "no folder of prompts"),
+        ("tokenizer: /nowhere", "no tokenizer.json"),
+        ("{", "while parsing"),
+    ],
+)
+def test_a_wrong_configuration_is_named(tmp_path: Path, more: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, GOOD + more).recipe()
+
+
+def test_a_hub_dataset_needs_its_commit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the commit it is read at"):
+        configs.load("s1k")
+    loaded = configs.load("s1k", {"source.revision": "abc"})
+    assert loaded.source.revision == "abc"
+    loaded.recipe()
+    with pytest.raises(ConfigError, match="either `dataset` or `files`"):
+        load(tmp_path, GOOD.replace("files: [x.jsonl]", "split: train"))
+
+
+def test_a_key_that_is_not_set_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    loaded = load(tmp_path, GOOD, **{"endpoint.api_key_env": "NO_SUCH_KEY"})
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY is not set"):
+        loaded.endpoint.build()
+    monkeypatch.setenv("NO_SUCH_KEY", "sk-1")
+    assert loaded.endpoint.build().api_key == "sk-1"
+    assert "sk-1" not in repr(loaded.endpoint.build())
+    assert "sk-1" not in json.dumps(loaded.about())
+
+
+def test_an_estimate_grows_with_the_chains(file: Path) -> None:
+    short = ingest(Source(files=[lines(file, [row()])])).records
+    long = ingest(
+        Source(files=[lines(file, [row(deepseek_thinking_trajectory="So it is 2. " * 900)])])
+    ).records
+    prices = Prices(input=1.0, output=8.0)
+    few, many = (estimate(records, Recipe("m"), prices) for records in (short, long))
+    assert many.usage.input > few.usage.input + 3 * 900 * 12 / 4
+    assert few.cost == pytest.approx(prices.of(few.usage))
+    assert few.worst_cost > few.cost and few.worst_tokens > few.usage.input
+    assert estimate([], Recipe("m"), prices).worst_tokens == 0

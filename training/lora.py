@@ -50,8 +50,9 @@ def with_tag_rows(
         model: as loaded, or the name of what will be.
 
     Raises:
-        LoraError: another adapter than LoRA; LoRA on a table itself; a shared table of which only
-            one end, or each end apart, would train; an output table with a bias.
+        LoraError: another adapter than LoRA; LoRA on a table itself; a table without rows for the
+            tags; a shared table of which only one end, or each end apart, would train; an output
+            table with a bias.
         DialectError: the tokenizer has no tags.
     """
     if not isinstance(peft_config, LoraConfig):
@@ -71,6 +72,11 @@ def with_tag_rows(
                 f"target_modules puts LoRA on {name}, whose rows of tags must train by themselves; "
                 "take it out"
             )
+    if max(ids) >= min(len(model.get_input_embeddings().weight), len(head.weight)):
+        raise LoraError(
+            f"the tokenizer has tags up to id {max(ids)}, the model only {len(head.weight)} rows; "
+            "give it theirs with `multiverse prepare-model`"
+        )
     tables = [inner] if tied(model) else [inner, outer]
     whole = [n for n in (inner, outer) if n.endswith(tuple(config.modules_to_save or ()))]
     if tied(model) and whole:
@@ -172,7 +178,7 @@ def merge_adapter(
     with new_folder(out) as folder:
         merged.save_pretrained(folder, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(folder)
-    layout = merged.config.to_dict().get("multiverse", {}).get("layout")
+    layout = (merged.config.to_dict().get("multiverse") or {}).get("layout")
     return Merged(str(adapter), str(base), str(out), dtype, layout)
 
 

@@ -306,6 +306,12 @@ def test_lora_on_a_table_itself_is_refused(tokenizer, targets):
         with_tag_rows(lora(target_modules=targets), model, tokenizer)
 
 
+def test_a_model_without_rows_for_the_tags_is_refused(tokenizer, dialect):
+    model = small(Qwen2Config, max(dialect.tag_ids), True)
+    with pytest.raises(LoraError, match="multiverse prepare-model"):
+        with_tag_rows(lora(), model, tokenizer)
+
+
 def test_a_bias_that_peft_would_drop_is_refused(tokenizer, dialect):
     model = small(PhiConfig, len(tokenizer), False)
     with pytest.raises(LoraError, match=r"bias.*modules_to_save=\['lm_head'\]"):

@@ -69,7 +69,9 @@ def check_document(
     if source is not None and whole:
         if options.strict_coverage:
             spans = kept_spans(located, source)
-            bare = source.replace(MULTIVERSE[Tag.THINK], "").replace(MULTIVERSE[Tag.END_THINK], "")
+            bare = source
+            for tag in (MULTIVERSE[Tag.THINK], MULTIVERSE[Tag.END_THINK]):
+                bare = bare.replace(tag, " " * len(tag))  # spans stay those of the source
             findings += compare_sentences(bare, text, spans, added=False)
         findings += check_content(located, source, options)
     findings += check_answer(

@@ -94,20 +94,31 @@ def check_answer(
         return []
     has_answer = bool(located.at(located.answer).strip())
     found = final_answer(text, located.answer) if has_answer else None
-    if found is None and located.thought is not None:
-        found = final_answer(text, located.thought)
+    thought = _of_thought(located)
+    if found is None:
+        found = thought
     if found is None and not has_answer and source is not None and not final_answer(source):
         return []  # the source leaves its answer to what follows the thought, so may this
     if found is None:
         return [_finding("answer-missing", f"no final answer; end with the reference, {wanted!r}")]
     findings = _compare(wanted, found, options, equivalence)
-    thought = final_answer(text, located.thought) if located.thought and source else None
     if not findings and has_answer and source is not None and thought is not None:
         thought_source = source.split(MULTIVERSE[Tag.END_THINK])[0]
         of_source = final_answer(thought_source)
         if of_source is not None:
             findings = _compare(of_source.text, thought, options, equivalence)
     return findings
+
+
+def _of_thought(located: Located) -> FinalAnswer | None:
+    """What the thought names last outside goals and conclusions, else in one."""
+    if located.thought is None:
+        return None
+    for span in reversed(located.kept(located.thought)):
+        found = final_answer(located.text, span)
+        if found is not None:
+            return found
+    return final_answer(located.text, located.thought)
 
 
 def _reference(answer: str | None, source: str | None) -> str | None:

@@ -60,9 +60,7 @@ def compare_sentences(
     return _Comparison(source, text, spans).run(added)
 
 
-def _finding(
-    code: str, message: str, span: Span, *, in_source: bool = False, gate: str = "coverage"
-) -> Finding:
+def _finding(code: str, message: str, span: Span, *, in_source: bool = False) -> Finding:
     return Finding(code, message, span, gate="coverage", span_in="source" if in_source else "text")
 
 

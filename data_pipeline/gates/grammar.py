@@ -8,23 +8,14 @@ last word: a text it finds fault with is never accepted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from sglang_multiverse.dialect import MULTIVERSE, DialectSpec, Tag
 from sglang_multiverse.lexer import split_tags
 
 from ..finding import Finding
-from .located import LABEL, Located, Span
+from .contents import Open, check_block, check_labelled, short
+from .located import Located
 from .options import GateOptions
-
-_NAMES = {
-    Tag.THINK: "think",
-    Tag.PARALLEL: "parallel",
-    Tag.GOAL: "goal",
-    Tag.OUTLINE: "outline",
-    Tag.PATH: "path",
-    Tag.CONCLUSION: "conclusion",
-}
 
 #: What may stand directly in what; None is the text outside ``<Think>``.
 _PARENTS: dict[Tag, tuple[Tag | None, ...]] = {
@@ -62,20 +53,6 @@ def keeps_tree(findings: Sequence[Finding]) -> bool:
     return all(finding.code in _KEEP_TREE for finding in findings)
 
 
-@dataclass
-class _Open:
-    """A tag that is open, and what has been seen directly inside."""
-
-    tag: Tag
-    start: int
-    inner: int
-    goals: int = 0
-    conclusions: int = 0
-    outlines: list[tuple[str | None, Span]] = field(default_factory=list)
-    paths: list[tuple[str | None, Span]] = field(default_factory=list)
-    filled: bool = False  # holds a block
-
-
 def check_grammar(located: Located, options: GateOptions) -> list[Finding]:
     """What departs from the grammar, in text order."""
     checker = _Checker(located.text, options, MULTIVERSE)
@@ -105,7 +82,7 @@ class _Checker:
         self.options = options
         self.spec = spec
         self.findings: list[Finding] = []
-        self.stack: list[_Open] = []
+        self.stack: list[Open] = []
         self.thoughts = 0
         self.tags: list[tuple[Tag, int, int]] = []
 
@@ -147,7 +124,7 @@ class _Checker:
             lead = len(string) - len(string.lstrip())
             self.note(
                 "stray-text",
-                f"text between two tags of a block: {_short(string)}; move it into a path or the "
+                f"text between two tags of a block: {short(string)}; move it into a path or the "
                 "conclusion, or remove it",
                 start + lead,
                 start + len(string.rstrip()),
@@ -173,7 +150,7 @@ class _Checker:
             parent.goals += 1
         elif parent is not None and tag is Tag.CONCLUSION:
             parent.conclusions += 1
-        self.stack.append(_Open(tag, start, end))
+        self.stack.append(Open(tag, start, end))
 
     def fits(self, tag: Tag) -> bool:
         """Whether ``tag`` may open here."""
@@ -207,7 +184,7 @@ class _Checker:
     def misplaced(self, tag: Tag, start: int, end: int) -> None:
         name = self.spec[tag]
         if tag is Tag.CONCLUSION:
-            if any(entry.tag is Tag.PARALLEL for entry in self.stack[-1:]):
+            if self.top is Tag.PARALLEL:
                 self.note("repeated-conclusion", "a block has one conclusion", start, end)
             else:
                 self.note(
@@ -232,7 +209,7 @@ class _Checker:
             self.unwind(0, start)
         if self.text[:start].strip():
             self.note("text-before-think", f"text before {name}; move it inside", 0, start)
-        self.stack.append(_Open(Tag.THINK, start, end))
+        self.stack.append(Open(Tag.THINK, start, end))
 
     def open_block(self, start: int, end: int) -> None:
         top = self.stack[-1] if self.stack else None
@@ -263,9 +240,7 @@ class _Checker:
                 start,
                 end,
             )
-        if top is not None:
-            top.filled = True
-        self.stack.append(_Open(Tag.PARALLEL, start, end))
+        self.stack.append(Open(Tag.PARALLEL, start, end))
 
     # --- closers ---
 
@@ -301,9 +276,9 @@ class _Checker:
             self.unclosed(entry, at)
             self.pop(at, at)
 
-    def unclosed(self, entry: _Open, at: int) -> None:
+    def unclosed(self, entry: Open, at: int) -> None:
         self.note(
-            f"unclosed-{_NAMES[entry.tag]}",
+            f"unclosed-{entry.tag.name.lower()}",
             f"{self.spec[entry.tag]} is not closed; write {self.spec[entry.tag.partner]} where it "
             "ends",
             entry.start,
@@ -315,9 +290,10 @@ class _Checker:
         span = (entry.start, end)
         parent = self.stack[-1] if self.stack else None
         if entry.tag is Tag.PARALLEL:
-            self.check_block(entry, span)
+            self.findings += check_block(entry, span)
         elif entry.tag in (Tag.OUTLINE, Tag.PATH):
-            label = self.check_labelled(entry, inner_end, span)
+            label, found = check_labelled(self.text, entry, inner_end, span)
+            self.findings += found
             if entry.tag is Tag.PATH and parent is not None and parent.tag is Tag.PARALLEL:
                 parent.paths.append((label, span))
             elif entry.tag is Tag.OUTLINE and parent is not None and parent.tag is Tag.GOAL:
@@ -329,69 +305,6 @@ class _Checker:
             if empty:
                 self.note("empty-conclusion", "say what the paths come to", *span)
 
-    # --- what a block holds ---
-
-    def check_labelled(self, entry: _Open, inner_end: int, span: Span) -> str | None:
-        name = _NAMES[entry.tag]
-        inner = self.text[entry.inner : inner_end]
-        start = entry.inner + len(inner) - len(inner.lstrip("\r\n \t"))
-        label = LABEL.match(self.text, start, inner_end)
-        body = self.text[label.end() if label else start : inner_end]
-        if not body.strip():
-            self.note(f"empty-{name}", f"this {name} holds nothing; write it or drop it", *span)
-        elif label is None:
-            self.note("missing-number", f"begin the {name} with its number and a colon", *span)
-        elif not body[0].isspace():
-            self.note(
-                "garbled-label",
-                f"after the number comes a space, here {_short(body)}; write the {name} anew",
-                *span,
-            )
-        return label.group(1) if label else None
-
-    def check_block(self, entry: _Open, span: Span) -> None:
-        outlines, paths = len(entry.outlines), len(entry.paths)
-        if not entry.goals:
-            self.note("missing-goal", "the block has no goal; begin it with one", *span)
-        if not paths:
-            self.note("missing-paths", "the block has no path; write one per outline", *span)
-        if not entry.conclusions:
-            self.note("missing-conclusion", "say after the last path what they come to", *span)
-        if entry.goals and paths and outlines != paths:
-            self.note(
-                "path-count",
-                f"{outlines} outline{'s' * (outlines != 1)} but {paths} path"
-                f"{'s' * (paths != 1)}; write exactly one path for each outline",
-                *span,
-            )
-        elif outlines == 1 and paths == 1:
-            self.note(
-                "single-path",
-                "one path is not parallel; write its text without the block",
-                *span,
-            )
-        self.check_numbers(entry)
-
-    def check_numbers(self, entry: _Open) -> None:
-        """Outlines count up by one in their last figure; paths bear their outlines' numbers."""
-        whole = len(entry.outlines) == len(entry.paths)
-        wanted = [label for label, _ in entry.outlines]
-        for found in (entry.outlines, entry.paths):
-            seen: set[str] = set()
-            for index, (label, span) in enumerate(found):
-                if label is None:
-                    continue
-                if label in seen:
-                    self.note("repeated-number", f"number {label} stands here again", *span)
-                    continue
-                seen.add(label)
-                if found is entry.outlines:
-                    expected = ".".join([*(wanted[0] or "").split(".")[:-1], str(index + 1)])
-                else:
-                    expected = (wanted[index] if whole else label) or label
-                if label != expected:
-                    self.note("wrong-number", f"number {label}, expected {expected}", *span)
-
     def finish(self) -> None:
         end = len(self.text)
         cut = [entry for entry in self.stack if entry.tag is not Tag.THINK]
@@ -402,8 +315,3 @@ class _Checker:
             self.stack.pop()
         if not self.thoughts and all(f.code != "missing-think" for f in self.findings):
             self.note("missing-think", f"the thought stands in {self.spec[Tag.THINK]}", 0, 0)
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return repr(text if len(text) <= 40 else f"{text[:37]}…")

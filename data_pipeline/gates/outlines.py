@@ -23,7 +23,7 @@ def check_outline(
     """
     return [
         *outline.issues,
-        *_steps(outline, options),
+        *_numbered(outline),
         *_groups(outline, options),
         *(_against(outline, listed) if listed is not None else ()),
     ]
@@ -52,7 +52,7 @@ def _number(label: str) -> tuple[int, ...]:
     return tuple(int(part) for part in label[1:].split("."))
 
 
-def _steps(outline: Outline, options: GateOptions) -> Iterator[Finding]:
+def _numbered(outline: Outline) -> Iterator[Finding]:
     steps = list(outline.steps())
     if not steps:
         yield _finding("no-steps", "no line begins with a step label such as `S1:`", (0, 0))

@@ -227,6 +227,16 @@ def test_a_lost_tail_is_found_where_the_distance_is_small() -> None:
     assert abs(start - lost) < 60 and abs(stop - source.index("</Think>")) < 60
 
 
+def test_strict_coverage_points_into_the_source() -> None:
+    source = flatten_text(TEXT)
+    said = "For the check at mark 3 we note"
+    text = TEXT.replace(said, "For the check at mark 3 we see")
+    options = replace(CURATION, strict_coverage=True)
+    (finding,) = check_document(text, source=source, options=options)
+    assert finding.code == "changed-sentence" and finding.span_in == "source" and finding.span
+    assert source[slice(*finding.span)].startswith(said)
+
+
 def test_white_space_and_escapes_are_no_distance() -> None:
     source = flatten_text(whole()).replace("Two sums.", "Two sums, a &lt; b.\n\n\n")
     text = whole().replace("Two sums.", "Two  sums, a < b.")
@@ -292,6 +302,14 @@ def test_the_reference_may_be_bare_or_in_a_text_or_missing() -> None:
     assert codes(check_document(whole(), answer=solution + r"\boxed{41}")) == ["answer-changed"]
     assert check_document(whole(), answer=solution) == []
     assert check_document(whole(), answer=None) == []
+
+
+def test_what_a_conclusion_calls_an_answer_is_not_the_final_one() -> None:
+    text = whole(BLOCK.replace("42 and 17.", "The answer is 17.")).replace(
+        "Two sums.", "The answer is 42."
+    )
+    source = "The answer is 42.\nAdding 12 and 30 gives 42.\nSubtracting 12 from 29 gives 17.\n"
+    assert check_document(text, source=source + "So it is 42.") == []
 
 
 def test_an_answer_lost_to_its_marker_is_missing() -> None:

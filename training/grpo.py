@@ -37,8 +37,9 @@ from .rewards import latency_reward, tiny_correctness, validity_reward, where_ri
 from .rollout import MultiverseRollout
 
 RECIPE = Path(__file__).parent / "recipes" / "tiny-grpo.yaml"
-#: Leaves it to the model whether to fork. No such sentence was in its training data.
-OPEN_ENDING = "Think step by step, in parallel or not, before answering."
+#: Half of the sentence that asks for parallel steps. No training text has it: of the tiny model's
+#: answers to it, some fork and some do not.
+OPEN_ENDING = "Think step by step and in parallel."
 LOG = "log.jsonl"
 SUMMARY = "summary.json"
 #: KV of one step's completions; the tiny model's takes 2.5 KiB a token.

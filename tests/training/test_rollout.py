@@ -19,7 +19,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
 from sglang_multiverse.dialect import Dialect
 from sglang_multiverse.layout import layout
@@ -40,6 +40,8 @@ from sglang_multiverse.training.rewards import (
     where_right,
 )
 from sglang_multiverse.training.rollout import EXTRAS, MultiverseRollout, read_completion
+
+pytestmark = pytest.mark.filterwarnings("ignore:You are using 'rollout_func'")
 
 Answer = Callable[[str, dict[str, Any]], tuple[int, Any]]
 
@@ -365,6 +367,26 @@ def test_trl_gets_one_completion_for_every_prompt_it_passes(
         assert row["multiverse/forked"] == 1.0
         assert row["multiverse/unfaithful"] == 0.0
         assert row["sampling/sampling_logp_difference/max"] < 1e-5
+
+
+def test_trls_own_trainer_takes_the_rollout(
+    problems: list[task.Problem], tokenizer: Any, dialect: Dialect, make_model: Any, tmp_path: Path
+) -> None:
+    engine = recorded(problems[:2], tokenizer, dialect)
+    rows = [{"prompt": [{"role": "user", "content": task.prompt(p, "parallel")}]} for p in problems]
+    rollout = MultiverseRollout(engine, tokenizer)
+    model = make_model(len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    trainer = GRPOTrainer(
+        enable_multiverse_attention(model, dialect=rollout.dialect),
+        every_second,
+        config(tmp_path, max_steps=2),
+        Dataset.from_list(rows[:2]),
+        rollout_func=rollout,
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    assert [version for version, _ in engine.given] == ["0-step-0", "0-step-1"]
+    assert all(row["grad_norm"] > 0 for row in trainer.state.log_history[:2])
 
 
 def test_an_engine_with_other_logprobs_is_an_error(

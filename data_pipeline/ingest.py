@@ -62,7 +62,7 @@ def ingest(source: Source) -> Ingested:
     for number, row in enumerate(rows, start=1):
         if source.limit is not None and len(found.records) == source.limit:
             break
-        made = _record(row, number, source)
+        made = read_record(row, number, source)
         if isinstance(made, Record) and made.id in seen:
             made = Skipped(number, "duplicate-question", "an earlier row asks the same")
         if isinstance(made, Record) and forbidden & ngrams(made.question, source.ngram):
@@ -78,7 +78,8 @@ def ingest(source: Source) -> Ingested:
     return found
 
 
-def _record(row: Any, number: int, source: Source) -> Record | Skipped:
+def read_record(row: Any, number: int, source: Source) -> Record | Skipped:
+    """The record of one row, or why it is none."""
     if not isinstance(row, dict):
         return Skipped(number, "not-an-object", f"expected an object, got {type(row).__name__}")
     columns = source.columns

@@ -49,8 +49,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Finished:
-    """How a run ended. ``reason`` is for the reader where it did not complete."""
+    """How the run of that name ended. ``reason`` is for the reader where it did not complete."""
 
+    run: str
     end: End
     progress: Progress
     reason: str = ""
@@ -166,7 +167,7 @@ class Run:
                     group.create_task(self._work())
         finally:
             self.store.add_seconds(self.name, time.monotonic() - started)
-        return Finished(self._end[0], self.progress, self._end[1])
+        return Finished(self.name, self._end[0], self.progress, self._end[1])
 
     def stop(self, end: End = "stopped", reason: str = "") -> None:
         """Make no new calls; those in flight are waited for."""

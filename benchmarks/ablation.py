@@ -1,13 +1,12 @@
-"""Does the layout matter? Multiverse against its baselines and ablations on the tiny task.
+"""Does the layout matter? Multiverse against its baselines and ablations on a small task.
 
-    python benchmarks/ablation.py base   [--out runs/ablation] [--steps 2000]
-    python benchmarks/ablation.py train  [--out runs/ablation] [--steps 400] [--seeds 0 1 2]
+    python benchmarks/ablation.py train  [--out runs/ablation] [--steps 350] [--seeds 0 1 2]
     python benchmarks/ablation.py serve  [--out runs/ablation] [--questions 200]
     python benchmarks/ablation.py report [--out runs/ablation] [--docs docs]
 
-``base`` trains one model from nothing to answer in sequence. ``train`` goes on from it, once per
-arm and seed, with the same questions in the same order for the same number of steps. Arms differ in
-the text of the answer and in the layout it is trained under:
+``train`` makes one model per arm and seed from nothing: the same shape and initial weights, the
+same questions in the same order, the same number of steps. Arms differ in the text of the answer
+and in the layout it is trained under:
 
 ==============  ====================================  =========  =================
 arm             answer                                attention  positions
@@ -20,8 +19,10 @@ autoregressive  blocks flattened, no goal/conclusion  causal     in text order
 ==============  ====================================  =========  =================
 
 ``serve`` asks each model unseen questions through the real engine, greedily: with fork and join,
-and the model without mask also as one sequence. ``report`` makes the table and the figure. The
-questions: the larger or smaller of two or three sums and differences.
+and the model without mask also as one sequence. ``report`` makes the table and the figure.
+
+The task (``digit_counts.py``) is one that a small model learns in minutes: two or three rows of
+digits, how many of each are over four, and which count is largest or smallest.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from sglang_multiverse.tiny.dataset import messages
-from sglang_multiverse.tiny.task import Mode, Problem, generate
+from digit_counts import Question, questions, row
+
+Mode = Literal["parallel", "sequential"]
 
 #: Arm → the setting it is trained with, and the mode of its questions and answers.
 ARMS: dict[str, tuple[str, Mode]] = {
@@ -47,39 +48,31 @@ ARMS: dict[str, tuple[str, Mode]] = {
     "sequential": ("multiverse", "sequential"),
     "autoregressive": ("autoregressive", "parallel"),
 }
-BATCH = 4
+BATCH = 16
 EXAM = 200
+LAYERS = 3
 
 
-def questions(seed: int, split: str) -> Iterator[Problem]:
-    """Comparisons of two or three sums and differences."""
-    for problem in generate(seed, split, {"compare": 1.0}):
-        if len(problem.definitions) < 4 and all(one.op != "*" for one in problem.definitions):
-            yield problem
-
-
-def train(
-    arm: str, seed: int, steps: int, folder: Path, base: Path | None, rate: float
-) -> dict[str, Any]:
+def train(arm: str, seed: int, steps: int, folder: Path, rate: float) -> dict[str, Any]:
     """Train one model, save it in ``folder`` and examine it under the layout it was trained with.
 
     Args:
-        base: folder of the model to start from; None for fresh weights.
         rate: learning rate of the matrices (Muon); the rest (AdamW) takes 0.15 times as much.
     """
     import torch
     from datasets import Dataset
+    from transformers import Qwen2ForCausalLM
 
     from sglang_multiverse.training.muon import MuonAdamW
-    from sglang_multiverse.training.tiny import start_from
-    from sglang_multiverse.training.tiny_model import tiny_model, tiny_tokenizer
+    from sglang_multiverse.training.tiny_model import tiny_config, tiny_tokenizer
     from sglang_multiverse.training.trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 
     variant, mode = ARMS[arm]
     tokenizer = tiny_tokenizer()
-    model = tiny_model(tokenizer, seed)
-    if base is not None:
-        start_from(model, tokenizer, str(base))
+    config = tiny_config(tokenizer)
+    config.num_hidden_layers, config.layer_types = LAYERS, config.layer_types[:LAYERS]
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(config)
     problems = list(itertools.islice(questions(seed, "train"), steps * BATCH))
     unseen = list(itertools.islice(questions(1, "test"), EXAM))
     args = MultiverseSFTConfig(
@@ -105,8 +98,8 @@ def train(
     trainer = MultiverseSFTTrainer(
         model,
         args,
-        train_dataset=Dataset.from_list([messages(p, mode) for p in problems]),
-        eval_dataset=Dataset.from_list([messages(p, mode) for p in unseen]),
+        train_dataset=Dataset.from_list([row(p, mode) for p in problems]),
+        eval_dataset=Dataset.from_list([row(p, mode) for p in unseen]),
         processing_class=tokenizer,
         optimizers=(MuonAdamW(model, lr=0.15 * rate, muon_lr=rate), None),
     )
@@ -147,7 +140,6 @@ def serve(out: Path, names: list[str], count: int) -> list[dict[str, Any]]:
     from transformers import AutoTokenizer
 
     from sglang_multiverse.server import Server
-    from sglang_multiverse.tiny.task import grade, prompt
 
     problems = list(itertools.islice(questions(2, "test"), count))
     tokenizer = AutoTokenizer.from_pretrained(out / names[0] / "model")
@@ -165,9 +157,9 @@ def serve(out: Path, names: list[str], count: int) -> list[dict[str, Any]]:
             )
             for forking in (True, False) if arm == "no-mask" else (True,):
 
-                def ask(problem: Problem, mode: Mode = mode, forking: bool = forking) -> Any:
+                def ask(question: Question, mode: Mode = mode, forking: bool = forking) -> Any:
                     text = tokenizer.apply_chat_template(
-                        [{"role": "user", "content": prompt(problem, mode)}],
+                        row(question, mode)["prompt"],
                         tokenize=False,
                         add_generation_prompt=True,
                     )
@@ -185,13 +177,13 @@ def serve(out: Path, names: list[str], count: int) -> list[dict[str, Any]]:
                     tokens = meta["completion_tokens"]
                     rows.append(
                         {
-                            "right": grade(answer["text"], problem),
+                            "right": problem.grade(answer["text"]),
                             "tokens": tokens,
                             "critical_path": meta.get("multiverse_critical_path_tokens", tokens),
                         }
                     )
                 served.append({"name": name, "forking": forking, "answers": rows})
-                right = sum(row["right"] for row in rows)
+                right = sum(one["right"] for one in rows)
                 print(
                     f"{name}{'' if forking else ' (one sequence)'}: {right} of {count}", flush=True
                 )
@@ -269,29 +261,23 @@ def report(results: dict[str, Any], docs: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stage", choices=["base", "train", "serve", "report"])
+    parser.add_argument("stage", choices=["train", "serve", "report"])
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--steps", type=int, default=350)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--questions", type=int, default=200)
-    parser.add_argument("--rate", type=float, help="learning rate of the matrices")
+    parser.add_argument("--rate", type=float, default=2e-2, help="learning rate of the matrices")
     options = parser.parse_args()
     out = options.out
-    base = out / "base"
-    if options.stage == "base":
-        done = train("sequential", 100, options.steps or 2000, base, None, options.rate or 2e-2)
-        (base / "trained.json").write_text(json.dumps(done))
-        print(f"base: {done['word_for_word']} of {done['questions']} word for word")
-    elif options.stage == "train":
+    if options.stage == "train":
         for seed in options.seeds:
             for arm in options.arms:
                 folder = out / f"{arm}-{seed}"
                 if (folder / "trained.json").exists():
                     continue  # a run that was cut off goes on here
-                rate = options.rate or 1e-2
-                done = train(arm, seed, options.steps or 400, folder, base / "model", rate)
+                done = train(arm, seed, options.steps, folder, options.rate)
                 (folder / "trained.json").write_text(json.dumps(done))
                 print(
                     f"{arm}, seed {seed}: {done['word_for_word']} of {done['questions']} word for "

@@ -43,9 +43,7 @@ class AttentionError(ValueError):
 def dense_mask(order: Tensor) -> Tensor:
     """The rule itself, for SDPA: integers of shape ``(batch, length)`` → booleans of shape
     ``(batch, 1, length, length)``, True where the query (third axis) sees the key (fourth)."""
-    length = order.shape[-1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=order.device).tril()
-    return (causal & (order[:, None, :] <= order[:, :, None])).unsqueeze(1)
+    return (order[:, None, :] <= order[:, :, None]).tril_().unsqueeze(1)
 
 
 def block_mask(order: Tensor) -> BlockMask:

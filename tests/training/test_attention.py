@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
+from trl import GRPOConfig, GRPOTrainer
 
 from sglang_multiverse.layout import Layout, layout, pack, plain
 from sglang_multiverse.structure import Limits
+from sglang_multiverse.tiny.task import generate
 from sglang_multiverse.training.attention import (
     AttentionError,
     block_mask,
@@ -22,6 +25,7 @@ from sglang_multiverse.training.attention import (
     enable_multiverse_attention,
 )
 from sglang_multiverse.training.collator import MultiverseCollator
+from sglang_multiverse.training.tiny_eval import encode
 
 from ..core.generate import DIALECT, WORD, Made, make
 from ..core.oracle import from_order, visible
@@ -243,6 +247,38 @@ def test_padding_on_either_side_changes_no_logits(make_model, sides):
         alone = model(input_ids=torch.tensor([ids])).logits[0]
         kept = found[row][batch["attention_mask"][row].bool()]
         torch.testing.assert_close(kept, alone, atol=1e-6, rtol=0)
+
+
+def test_grpos_policy_forward_has_the_logprobs_of_the_layout(
+    tmp_path, make_model, tokenizer, dialect
+):
+    """Prompts padded on the left, completions on the right, and no room for an order."""
+    problems = [next(generate(seed, "train", {"nested": 1.0})) for seed in (3, 4)]
+    pairs = [encode(problem, "parallel", tokenizer) for problem in problems]
+    pairs[0][1][-40:] = []
+    model = make_model(vocab=len(tokenizer), initializer_range=0.1)
+    trainer = GRPOTrainer(
+        enable_multiverse_attention(model, dialect),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none"),
+        train_dataset=Dataset.from_list([{"prompt": "1+1"}]),
+        processing_class=tokenizer,
+    )
+    left, right = (max(len(pair[side]) for pair in pairs) for side in (0, 1))
+    rows, real = [], []
+    for prompt, answer in pairs:
+        before, after = left - len(prompt), right - len(answer)
+        rows.append([0] * before + prompt + answer + [0] * after)
+        real.append([0] * before + [1] * len(prompt + answer) + [0] * after)
+    with torch.no_grad():
+        found = trainer._get_per_token_logps_and_entropies(
+            trainer.model, torch.tensor(rows), torch.tensor(real), right
+        )[0]
+    for row, (prompt, answer) in enumerate(pairs):
+        ids = prompt + answer
+        logits = model(**inputs(ids, layout(ids, dialect))).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(-1, torch.tensor(answer)[:, None])[:, 0]
+        torch.testing.assert_close(found[row, : len(answer)], expected, atol=1e-5, rtol=0)
 
 
 def test_a_row_of_nothing_but_padding_does_no_harm(make_model):

@@ -9,13 +9,15 @@ from typing import Any, ClassVar, get_args
 
 import torch
 from accelerate.logging import get_logger
-from transformers import PreTrainedModel
+from peft import LoraConfig, PeftModel
+from transformers import AutoTokenizer, PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
 from ..dialect import Dialect
 from ..layout import LAYOUT_VERSION
 from .attention import enable_multiverse_attention
 from .collator import MultiverseCollator, Variant
+from .lora import ready_head, save_record, with_tag_rows
 from .modes import PromptMode, to_autoregressive, with_prompt_mode
 from .screen import Policy, Screening, screen
 from .validity import StructureValidity
@@ -142,9 +144,17 @@ class MultiverseSFTTrainer(SFTTrainer):
                 "attn_implementation": "flex_attention" if torch.cuda.is_available() else "sdpa",
                 **(args.model_init_kwargs or {}),
             }
+        peft_config = kwargs.pop("peft_config", None)
+        if isinstance(peft_config, LoraConfig):
+            tokenizer = kwargs.get("processing_class")
+            if tokenizer is None:
+                name = model if isinstance(model, str) else model.config._name_or_path
+                tokenizer = AutoTokenizer.from_pretrained(name)
+            peft_config = with_tag_rows(peft_config, model, tokenizer)
         self.screenings: dict[str, Screening] = {}
         self._counted = (time.monotonic(), 0.0)
-        super().__init__(model, args, **kwargs)
+        super().__init__(model, args, peft_config=peft_config, **kwargs)
+        ready_head(self.model)
         parallel = self.accelerator.parallelism_config
         if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
             raise ValueError(
@@ -153,7 +163,9 @@ class MultiverseSFTTrainer(SFTTrainer):
             )
         enable_multiverse_attention(self.model)
         dialect = Dialect.from_tokenizer(self._tokenizer)
-        if args.variant != "autoregressive":  # whose weights are an ordinary model's
+        if args.variant == "autoregressive":  # an ordinary model's weights
+            vars(self.model.config).pop("multiverse", None)
+        else:
             served = args.variant == "multiverse"
             self.model.config.multiverse = {"layout": LAYOUT_VERSION if served else args.variant}
         # TRL forbids a collator of one's own beside packing, so it is set after the fact.
@@ -211,6 +223,11 @@ class MultiverseSFTTrainer(SFTTrainer):
         return super()._prepare_dataset(
             dataset, processing_class, args, packing, None, dataset_name
         )
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if isinstance(self.model, PeftModel):  # an adapter alone does not say what it was laid by
+            save_record(self.model, output_dir or self.args.output_dir)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's, with the tokens trained on a second since the last time."""

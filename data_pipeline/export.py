@@ -15,7 +15,7 @@ from sglang_multiverse.parallelism import Parallelism, parallelism
 from sglang_multiverse.structure import parse
 from sglang_multiverse.text import Document, parse_text, serialise
 
-from .curriculum import Example, curriculum
+from .mixture import Example, mixture
 from .store import Store
 from .summary import Summary, summarise
 
@@ -167,19 +167,18 @@ def export_dataset(
     name = "train-00000-of-00001.parquet"
     written = [_write(corpus, folder / "data" / name)]
     if curriculum:
-        written.append(_write(list(mixture(corpus, seed=seed)), folder / "mixed" / name))
+        written.append(_write(list(mixture(examples(corpus), seed=seed)), folder / "mixed" / name))
     written += write_report(store, folder / "report", run)
     written += write_card(summary, corpus, folder, counted, mixed=curriculum, plots=plots)
     return written
 
 
-def mixture(corpus: list[dict[str, Any]], *, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """The curriculum over exported rows."""
-    examples = [
+def examples(corpus: list[dict[str, Any]]) -> list[Example]:
+    """Exported rows as the mixture takes them."""
+    return [
         Example(row["id"], row["question"].strip(), row["text"], row["text_sequential"])
         for row in corpus
     ]
-    return curriculum(examples, seed=seed)
 
 
 def _write(rows: list[dict[str, Any]], path: Path) -> Path:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from sglang_multiverse.curriculum import STAGES
 from sglang_multiverse.data_pipeline.cassette import Cassette
-from sglang_multiverse.data_pipeline.curriculum import SHARES, Example, curriculum
 from sglang_multiverse.data_pipeline.export import SOURCE_COLUMNS, ExportError, export_dataset
+from sglang_multiverse.data_pipeline.mixture import Example, mixture
 from sglang_multiverse.data_pipeline.pipeline import outcome_of
 from sglang_multiverse.data_pipeline.recipe import Recipe
 from sglang_multiverse.data_pipeline.record import Rejection
@@ -68,13 +69,9 @@ def fill_store(path: Path, cassettes: list[Cassette]) -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from sglang_multiverse.data_pipeline.cassette import load_all
-
-    from .replay import CASSETTES
-
+def exported(tmp_path_factory: pytest.TempPathFactory, light: list[Cassette]) -> Path:
     folder = tmp_path_factory.mktemp("export")
-    fill_store(folder / "store.sqlite", load_all(CASSETTES))
+    fill_store(folder / "store.sqlite", light)
     with Store(folder / "store.sqlite") as store:
         export_dataset(store, folder / "out")
     return folder / "out"
@@ -151,13 +148,12 @@ def test_the_card_says_what_must_be_said(exported: Path) -> None:
 
 def test_the_report_counts(exported: Path) -> None:
     report = json.loads((exported / "report" / "report.json").read_text())
-    assert (report["accepted"], report["rejected"]) == (len(ACCEPTED), 4)
-    assert report["yield"] == pytest.approx(len(ACCEPTED) / (len(ACCEPTED) + 4))
+    assert (report["accepted"], report["rejected"]) == (len(ACCEPTED), 3)
+    assert report["yield"] == pytest.approx(len(ACCEPTED) / (len(ACCEPTED) + 3))
     rejections = {(one["stage"], one["code"]): one["items"] for one in report["rejections"]}
     assert rejections == {
         ("outline", "no-group"): 1,
         ("outline", "refusal"): 1,
-        ("rewrite", "answer-changed"): 1,
         ("rewrite", "lost-content"): 1,
     }
     calls = sum(use["calls"] for use in report["stages"].values())
@@ -207,24 +203,18 @@ def examples(count: int) -> list[Example]:
 
 @pytest.mark.parametrize("count", [1, 2, 7, 10, 333])
 def test_every_item_comes_four_times_in_each_form(count: int) -> None:
-    rows = list(curriculum(examples(count)))
+    rows = list(mixture(examples(count)))
     assert len(rows) == 8 * count
     assert set(Counter((row["id"], row["parallel"]) for row in rows).values()) == {4}
-    for stage, share in enumerate(SHARES):
+    for stage, share in enumerate(STAGES):
         inside = [row for row in rows if row["stage"] == stage]
         assert len({row["id"] for row in inside}) == count
-        assert abs(sum(row["parallel"] for row in inside) - share * count) <= 0.5
+        assert abs(sum(row["parallel"] for row in inside) - share * count) <= 0.5 + 1e-9
     assert [row["stage"] for row in rows] == sorted(row["stage"] for row in rows)
 
 
-def test_the_shares_are_the_published_ones() -> None:
-    assert SHARES == (0.0, 0.0, 0.1, 0.5, 0.5, 0.9, 1.0, 1.0)
-    forked = [row["parallel"] for row in curriculum(examples(100)) if row["stage"] == 2]
-    assert sum(forked) == 10
-
-
 def test_prompt_and_form_belong_together() -> None:
-    for row in curriculum(examples(10)):
+    for row in mixture(examples(10)):
         (user,), (assistant,) = row["prompt"], row["completion"]
         if row["parallel"]:
             ending, text = " Think step by step and in parallel before answering.", "P"
@@ -236,8 +226,8 @@ def test_prompt_and_form_belong_together() -> None:
 
 
 def test_the_order_is_fixed_by_the_seed() -> None:
-    assert list(curriculum(examples(20))) == list(curriculum(examples(20)))
-    assert list(curriculum(examples(20))) != list(curriculum(examples(20), seed=1))
+    assert list(mixture(examples(20))) == list(mixture(examples(20)))
+    assert list(mixture(examples(20))) != list(mixture(examples(20), seed=1))
 
 
 def test_a_rejection_keeps_its_findings(cassettes: list[Cassette]) -> None:

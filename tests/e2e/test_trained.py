@@ -39,14 +39,15 @@ _LORA = ["--use_peft", "--lora_target_modules", "q_proj", "v_proj", "--learning_
 @pytest.fixture(scope="module", params=["full", "lora"])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to serve: trained in full, or an adapter merged."""
-    folder = tmp_path_factory.mktemp("trained")
+    folder = tmp_path_factory.mktemp("trained") / "run"
     lora = request.param == "lora"
     arguments = ["--config", "tiny", "--output_dir", str(folder), *_SHORT, *(_LORA if lora else [])]
     sft.run(*sft.parse(arguments))
     if not lora:
         return folder
-    merge_adapter(folder, folder / "merged")
-    return folder / "merged"
+    merged = folder.with_name("merged")
+    merge_adapter(folder, merged)
+    return merged
 
 
 def test_what_was_trained_is_what_is_served(

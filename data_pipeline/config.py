@@ -137,6 +137,7 @@ class Config(_Part):
     gates: dict[str, Any] = {}
     attempts: int = Field(default=3, ge=1)
     on_failed_rewrite: Literal["reject", "keep"] = "reject"
+    judge: bool = False
     benefit: int | None = None
     tokenizer: Path | None = Field(default=None, description="folder with a tokenizer.json")
     prompts: Path | None = None
@@ -184,6 +185,7 @@ class Config(_Part):
             gates=gates,
             attempts=self.attempts,
             on_failed_rewrite=self.on_failed_rewrite,
+            judge=self.judge,
             benefit=self.benefit,
             count_tokens=count,
             tokenizer=name,

@@ -26,6 +26,7 @@ class Recipe:
     Attributes:
         attempts: times a task is given, the first included, before its item is rejected.
         on_failed_rewrite: ``reject`` the item, or ``keep`` the block as drafted, with a note.
+        judge: ask the model whether each path can stand without its siblings.
         benefit: undo blocks that do not shorten the critical path by more than this many tokens;
             None leaves them, as the published data does.
         count_tokens, tokenizer: the counter of the benefit gate and of parallelism, and its name.
@@ -37,6 +38,7 @@ class Recipe:
     gates: GateOptions = CURATION
     attempts: int = 3
     on_failed_rewrite: Literal["reject", "keep"] = "reject"
+    judge: bool = False
     benefit: int | None = None
     count_tokens: Callable[[str], int] = count_pieces
     tokenizer: str = "pieces"
@@ -56,6 +58,7 @@ class Recipe:
             "gates": asdict(self.gates),
             "attempts": self.attempts,
             "on_failed_rewrite": self.on_failed_rewrite,
+            "judge": self.judge,
             "benefit": self.benefit,
             "tokenizer": self.tokenizer,
         }

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from ..recipe import Recipe
 from ..record import Record, Rejection
-from . import assembling, filling, framing, outlining, rewriting
+from . import assembling, filling, framing, judging, outlining, rewriting
 from .asking import Steps
 
 Stage = Callable[[Record, Recipe], Steps]
@@ -24,6 +24,7 @@ STAGES: dict[str, Stage] = {
     "fill": filling.fill,
     "frame": framing.frame,
     "rewrite": rewriting.rewrite,
+    "judge": judging.judge,
     "assemble": assembling.assemble,
 }
 
@@ -33,6 +34,7 @@ VERSIONS: dict[str, str] = {
     "fill": filling.VERSION,
     "frame": framing.VERSION,
     "rewrite": rewriting.VERSION,
+    "judge": judging.VERSION,
     "assemble": assembling.VERSION,
 }
 

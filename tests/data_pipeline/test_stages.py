@@ -18,7 +18,7 @@ from sglang_multiverse.data_pipeline.stages.framing import read_frames
 from sglang_multiverse.flatten import flatten_text
 from sglang_multiverse.text import parse_text
 
-from .driving import CASSETTES, drive
+from .driving import CASSETTES, Driven, drive
 
 ITEMS = {cassette.name: cassette for cassette in load_all(CASSETTES)}
 
@@ -313,3 +313,29 @@ def test_text_around_the_block_is_not_taken() -> None:
     assert isinstance(driven.result, Record)
     assert driven.asked[-1] == "rewrite B1/2"
     assert "text-outside-block" in driven.calls[-1].messages[-1].content
+
+
+def judged(verdict: str, **recipe: object) -> Driven:
+    clean = ITEMS["clean"]
+    replies = {**clean.replies, "judge B1": (Replied("no verdict"), Replied(verdict))}
+    return drive(replace(clean, replies=replies), Recipe("teacher", judge=True, **recipe))  # type: ignore[arg-type]
+
+
+def test_a_judge_may_let_pass_or_fault() -> None:
+    passed = judged("1: ok\n2: OK.")
+    assert isinstance(passed.result, Record)
+    assert passed.asked[-2:] == ["judge B1/1", "judge B1/2"]
+    faulted = judged("1: ok\n2: uses the count of path 1")
+    assert isinstance(faulted.result, Rejection)
+    assert (faulted.result.stage, faulted.result.code) == ("judge", "judged-dependent")
+    assert "path 2 of block 1 uses the count of path 1" in faulted.result.message
+    noted = judged("1: ok\n2: uses the count of path 1", on_failed_rewrite="keep")
+    assert isinstance(noted.result, Record)
+    assert [note.code for note in noted.result.notes] == ["judged-dependent"]
+
+
+def test_the_judge_sees_what_stands_before_the_block_and_not_what_follows() -> None:
+    request = judged("1: ok\n2: ok").calls[-1].messages[1].content
+    before = request.split("<before>")[1].split("</before>")[0]
+    assert "There are $\\binom{8}{2} = 28$ ways" in before
+    assert "add up" not in request

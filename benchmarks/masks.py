@@ -88,6 +88,17 @@ def by_floats(ids: list[int], dialect: Dialect) -> Any:
     return mask
 
 
+def visible_share(ids: list[int], dialect: Dialect) -> float:
+    """Visible pairs over causal pairs."""
+    hidden = sum(
+        (later.end - later.start) * (earlier.end - earlier.start)
+        for found, _ in parse(ids, dialect).walk()
+        for i, earlier in enumerate(found.paths)
+        for later in found.paths[i + 1 :]
+    )
+    return 1 - hidden / (len(ids) * (len(ids) + 1) / 2)
+
+
 #: Name, how to build it, bytes for a pair of tokens at its peak.
 METHODS: dict[str, tuple[Callable[[list[int], Dialect], Any], float]] = {
     "layout + block mask (FlexAttention)": (by_blocks, 0.0),
@@ -195,6 +206,7 @@ def kernel_row(ids: list[int], dialect: Dialect, repeats: int) -> list[str]:
     """Forward and forward with backward of one bf16 layer: by order, causal Flex, causal SDPA."""
     n = len(ids)
     torch.manual_seed(0)
+    torch._dynamo.reset()  # past its limit of recompilations it would fall back to all pairs
     query, key, value = (
         torch.randn(1, heads, n, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
         for heads in (16, 4, 4)
@@ -204,7 +216,7 @@ def kernel_row(ids: list[int], dialect: Dialect, repeats: int) -> list[str]:
     def before(_b: Any, _h: Any, q: Any, k: Any) -> Any:
         return q >= k
 
-    flexible = torch.compile(flex_attention)
+    flexible = torch.compile(flex_attention, dynamic=False)
     forked = block_mask(order)
     causal = create_block_mask(before, None, None, n, n, device="cuda")
     attentions: tuple[Callable[[], torch.Tensor], ...] = (
@@ -259,6 +271,8 @@ def main() -> None:
         [name, *(mask_cell(name, ids, dialect, args.repeats, cap) for ids in texts)]
         for name in METHODS
     ]
+    shares = ", ".join(f"{visible_share(ids, dialect):.0%}" for ids in texts)
+    print(f"Visible of the causal pairs: {shares}.")
     print("Mask of one text, from its ids: median CPU time, peak memory.\n")
     table(["mask", *(f"{len(ids)} tokens" for ids in texts)], rows)
 

@@ -184,8 +184,8 @@ def _check_implementation(implementation: str) -> None:
 
 def _rope_types(config: PreTrainedConfig) -> set[str]:
     parameters = getattr(config, "rope_parameters", None) or {}
-    by_layer = [parameters] if "rope_type" in parameters else parameters.values()
-    return {one["rope_type"] for one in by_layer}
+    by_layer = [one for one in parameters.values() if isinstance(one, dict)] or [parameters]
+    return {one.get("rope_type", "default") for one in by_layer}
 
 
 def _window(config: PreTrainedConfig) -> int | None:

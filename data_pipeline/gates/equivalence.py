@@ -1,25 +1,29 @@
 """Whether two answers are the same, decided by math-verify in a process of its own.
 
 math-verify bounds its work by SIGALRM, which only a main thread has; and what it runs (sympy) can
-take any time and memory. So it runs in one long-lived worker process, which is killed when it
-takes too long and started again for the next pair. Any thread may ask.
+take any time. So it runs in one long-lived worker process. The kernel ends that when a pair has
+used up its processor time, which unlike the clock does not run faster on a busy machine; it is
+started again for the next pair. Any thread may ask.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from enum import Enum
 
-#: Seconds for the worker to start: sympy's import, on a busy machine.
-_START = 120.0
+#: Seconds on the clock for the worker to start, and per second of processor time it is granted:
+#: only what hangs without working takes that long.
+_START, _PATIENCE = 900.0, 60.0
 
 
 class Verdict(Enum):
-    """UNDECIDED: the time was up before it was decided."""
+    """UNDECIDED: the worker ended before it had decided."""
 
     SAME = "same"
     DIFFERENT = "different"
@@ -40,8 +44,11 @@ class Equivalence:
     def __call__(self, gold: str, found: str, *, timeout: float = 10.0) -> Verdict:
         """Whether ``found`` is ``gold``, in that order: math-verify is not symmetric.
 
+        Args:
+            timeout: seconds of processor time.
+
         Raises:
-            EquivalenceError: math-verify cannot be imported; the message says how to install it.
+            EquivalenceError: the worker does not start; the message says why and what to do.
         """
         if _plain(gold) == _plain(found):
             return Verdict.SAME
@@ -62,12 +69,12 @@ class Equivalence:
         worker = self._worker
         assert worker is not None and worker.stdin is not None
         try:
-            worker.stdin.write(json.dumps([gold, found]) + "\n")
+            worker.stdin.write(json.dumps([gold, found, timeout]) + "\n")
             worker.stdin.flush()
         except BrokenPipeError:
             self._stop()
             return None
-        line = self._line(timeout)
+        line = self._line(timeout * _PATIENCE)
         if not line:
             self._stop()
             return None
@@ -86,22 +93,26 @@ class Equivalence:
 
     def _start(self) -> None:
         self._stop()
-        self._worker = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-        )
-        hello = self._line(_START).strip()
-        if hello != "ready":
-            self._stop()
-            reason = hello or f"it gave no sign of life in {_START:g} s"
-            raise EquivalenceError(
-                f"answers cannot be compared: {reason}. Install what that needs with "
-                "`pip install 'sglang-multiverse[data]'`."
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+            # By path, so that it need not import this package; -P keeps our modules off its path.
+            self._worker = subprocess.Popen(
+                [sys.executable, "-P", __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                encoding="utf-8",
             )
+            if self._line(_START).strip() == "ready":
+                return
+            log.seek(0)
+            lines = log.read().strip().splitlines()
+        self._stop()
+        reason = lines[-1] if lines else f"the worker gave no sign of life in {_START:g} s"
+        raise EquivalenceError(
+            f"answers cannot be compared: {reason}. Comparing them needs "
+            "`pip install 'sglang-multiverse[data]'`."
+        )
 
     def _stop(self) -> None:
         worker, self._worker = self._worker, None
@@ -131,17 +142,16 @@ def _plain(answer: str) -> str:
 
 
 def _serve() -> None:
-    """The worker: a JSON pair a line in, ``true`` or ``false`` a line out."""
-    try:
-        from math_verify import parse, verify
-    except ImportError as error:
-        print(f"{error}", flush=True)
-        return
+    """The worker: ``[gold, found, seconds]`` a line in, ``true`` or ``false`` a line out."""
+    from math_verify import parse, verify
+
     print("ready", flush=True)
     for line in sys.stdin:
-        gold, found = json.loads(line)
+        gold, found, seconds = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # the signal is left to end the process
         read = [parse(f"${answer}$", parsing_timeout=None) for answer in (gold, found)]
         same = all(read) and verify(read[0], read[1], timeout_seconds=None)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(bool(same)), flush=True)
 
 

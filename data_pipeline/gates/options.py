@@ -21,7 +21,7 @@ class GateOptions:
         min_kept: smallest share of a path's vocabulary that its rewriting keeps.
         strict_coverage: the document must hold every source sentence as it stands.
         independence: run the lexical independence gate.
-        answer_timeout: seconds given to the comparison of two answers.
+        answer_timeout: seconds of processor time given to the comparison of two answers.
     """
 
     max_depth: int = 2

@@ -9,7 +9,7 @@ import typer
 
 import sglang_multiverse
 
-from . import curate, demo, doctor, inspect, prepare, serve, sft
+from . import analyse, curate, demo, doctor, inspect, prepare, serve, sft
 
 app = typer.Typer(
     name="multiverse",
@@ -34,6 +34,7 @@ def main(
     """Natively parallel generation: fork, join, and everything around them."""
 
 
+app.add_typer(analyse.app)
 app.add_typer(curate.app)
 app.command("demo")(demo.command)
 app.command("doctor")(doctor.command)

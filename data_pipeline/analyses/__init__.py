@@ -1,0 +1,1 @@
+"""The paper's analyses, each one command: ``multiverse analyse``."""

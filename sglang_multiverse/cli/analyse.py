@@ -1,0 +1,110 @@
+"""``multiverse analyse``: the paper's analyses, each one command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..structure import Trace
+
+app = typer.Typer(
+    name="analyse",
+    help=__doc__,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
+
+
+def _fail(error: object) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(2)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+@app.command("parallelism")
+def parallelism(
+    file: Annotated[Path, typer.Argument(help="JSON lines, JSON or parquet.")],
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the text [default: the first there is of "
+            "`deepseek_thinking_trajectory_parallel`, `output`, `text`, `completion`]."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with a `tokenizer.json` that holds the tags; without it pieces of text "
+            "(words, digits, signs) are counted.",
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """How parallel a corpus is: degree and net parallelism, blocks, branches, depth, sizes, and
+    how many blocks shorten the critical path. Needs no model.
+
+    Rows that hold no text are reported with their number; the exit code is then 1.
+    """
+    from ..data_pipeline.analyses import rows
+    from ..data_pipeline.analyses.parallelism import Statistics, measure
+
+    try:
+        parse, named = _parser(tokenizer)
+        statistics = Statistics(named, seed)
+        for row in rows.read(file, rows.TRACE, column=text):
+            if isinstance(row, rows.BadRow):
+                statistics.bad_rows += 1
+                typer.echo(f"error: {row}", err=True)
+            else:
+                statistics.traces.append(measure(parse(row.text)))
+    except (OSError, ValueError) as error:
+        _fail(error)
+    if not statistics.traces and not statistics.bad_rows:
+        _fail(f"{file} holds no row")
+    if as_json:
+        typer.echo(json.dumps(statistics.row()))
+    else:
+        from ..data_pipeline.analyses.tables import show_parallelism
+
+        show_parallelism(_console(), statistics.row())
+    if statistics.bad_rows:
+        raise typer.Exit(1)
+
+
+def _parser(folder: Path | None) -> tuple[Callable[[str], Trace], str]:
+    """What parses a text, and the name of its tokens."""
+    from ..dialect import Dialect
+    from ..lexer import encode, lex
+    from ..structure import parse
+
+    if folder is None:
+
+        def by_pieces(text: str) -> Trace:
+            lexed = lex(text)
+            return parse(lexed.ids, lexed.dialect)
+
+        return by_pieces, "pieces of text"
+    from .tokenizer import TokenizerFile
+
+    tokenizer = TokenizerFile(folder)
+    dialect = Dialect.from_tokenizer(tokenizer)
+    return (lambda text: parse(encode(text, tokenizer, dialect), dialect)), folder.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -530,3 +531,16 @@ def test_a_margin_undoes_more() -> None:
     many = flatten_costly_blocks(parse_text(TEXT), pieces, margin=10_000)[1]
     assert len(many) == 3
     assert flatten_costly_blocks(parse_text(TEXT), pieces, margin=-10_000)[1] == []
+
+
+# --- docs -------------------------------------------------------------------------------------
+
+
+def test_the_docs_name_every_code(repository: pathlib.Path) -> None:
+    docs = set(re.findall(r"`([a-z-]+)`", (repository / "docs" / "gates.md").read_text("utf-8")))
+    sources = [*(repository / "data_pipeline" / "gates").glob("*.py")]
+    sources.append(repository / "data_pipeline" / "outline.py")
+    code = r"(?:Finding|_finding|note)\(\s*\"([a-z]+(?:-[a-z]+)+)\""
+    used = {found for file in sources for found in re.findall(code, file.read_text("utf-8"))}
+    assert len(used) > 40
+    assert used <= docs

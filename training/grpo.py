@@ -160,8 +160,10 @@ def serving(run: Run, dtype: str, seed: int, console: Console) -> Iterator[str]:
             on_wait=lambda seconds: status.update(f"starting SGLang … {seconds:.0f} s"),
         )
         server.__enter__()
-    with server:
+    try:
         yield server.url
+    finally:
+        server.stop()
 
 
 def train(run: Run, config: GRPOConfig, console: Console) -> dict[str, Any]:

@@ -107,12 +107,6 @@ class EngineClient:
                 "Other clients must not use the server while it trains"
             )
 
-    def weights(self, name: str, rows: int = 8) -> list[Any]:
-        """The first ``rows`` entries of the parameter ``name`` as the server holds it."""
-        body = {"name": name, "truncate_size": rows}
-        values: list[Any] = self._call("/get_weights_by_name", body).json()
-        return values
-
     def architectures(self) -> list[str]:
         """Classes that the served checkpoint names in its config."""
         return list(self._call("/model_info").json()["architectures"] or ())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,15 @@ def read(
             yield BadRow(file.name, number, f"expected an object, got {type(raw).__name__}")
         else:
             yield _row(file.name, number, raw, (column,) if column else columns, question_column)
+
+
+def distinct(row: Row, known: Container[str]) -> Row:
+    """``row``, its id numbered where ``known`` has it: several chains may answer one question."""
+    number, key = 1, row.id
+    while key in known:
+        number += 1
+        key = f"{row.id}#{number}"
+    return replace(row, id=key)
 
 
 def _raw(file: Path) -> Iterator[tuple[int, Any]]:

@@ -103,3 +103,74 @@ def _spread(spread: dict[str, float], name: str) -> tuple[str, ...]:
         f"{spread['max']:,.{digits}f}",
         f"{spread['mean']:,.{max(digits, 1)}f}",
     )
+
+
+def show_implicit(console: Console, row: dict[str, Any]) -> None:
+    """Print :func:`.implicit.summarise`."""
+    left = [f"{code} ×{n:,}" for code, n in row["unreadable_replies"].items()]
+    left += [f"endpoint failed ×{row['endpoint_failed']:,}"] if row["endpoint_failed"] else []
+    left += [f"unreadable rows ×{row['bad_rows']:,}"] if row["bad_rows"] else []
+    console.print(
+        f"[bold]{row['traces']:,}[/] traces" + (f"; left out: {', '.join(left)}" if left else "")
+    )
+    if not row["traces"]:
+        return
+    labels = ", ".join(f"{n:,} {label}" for label, n in row["labels"].items())
+    refused = ", ".join(f"{code} ×{n:,}" for code, n in row["refused"].items())
+    console.print(f"{row['instances']:,} instances: {labels}; refused: {refused or 'none'}")
+    branches, coverage = row["branches_per_trace"], row["coverage"]
+    low, high = branches["interval"]
+    console.print(
+        f"branches per trace: mean {branches['mean']:.2f} ({low:.2f}–{high:.2f}), median "
+        f"{branches['median']:g}; traces with any: {_with_interval(coverage)}"
+    )
+    if row["branches_of_instance"]:
+        found = row["branches_of_instance"]
+        console.print(table(("branches of an instance", *found), [("", *found.values())]))
+    console.print(
+        f"{row['inexact_quotes']:,} quotations differ in white space or typographic signs, "
+        f"{row['repeated_quotes']:,} stand in the chain more than once. Nothing here is verified "
+        "by a human; --export writes what one needs for it."
+    )
+
+
+def show_agreement(console: Console, row: dict[str, Any]) -> None:
+    """Print :func:`.agreement.summarise`."""
+    console.print(
+        f"[bold]{row['judged']:,} of {row['instances']:,}[/] instances judged, of "
+        f"{row['traces']:,} traces"
+    )
+    console.print(
+        f"precision of the LLM: {_with_interval(row['precision'])}; {row['ties']:,} ties count "
+        "against it"
+    )
+    labels = row["labels"]
+    human = ", ".join(f"{n:,} {label}" for label, n in labels["human"].items())
+    console.print(
+        f"its label is the humans': {_with_interval(labels)}, kappa {_kappa(labels['kappa'])}; "
+        f"by the humans {human}"
+    )
+    for one in row["agreement"]:
+        console.print(
+            f"{' and '.join(one['annotators'])}: {one['instances']:,} instances judged by both, "
+            f"{one['same_verdict']:,} verdicts the same, Cohen's kappa "
+            f"{_kappa(one['kappa_verdict'])} (with the label {_kappa(one['kappa_category'])})"
+        )
+    if not row["agreement"]:
+        console.print("one annotator only: there is no agreement to measure")
+    partial = "at least " if row["judged"] < row["instances"] else ""
+    console.print(
+        f"branches per trace: {partial}{row['branches_per_trace']:.2f}; traces with a verified "
+        f"instance: {partial}{_with_interval(row['coverage'])}"
+    )
+
+
+def _with_interval(share: dict[str, Any]) -> str:
+    if share["share"] is None:
+        return "no case"
+    low, high = share["interval"]
+    return f"{share['share']:.1%} ({low:.1%}–{high:.1%})"
+
+
+def _kappa(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.2f}"

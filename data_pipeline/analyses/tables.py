@@ -165,6 +165,48 @@ def show_agreement(console: Console, row: dict[str, Any]) -> None:
     )
 
 
+def show_prompting(console: Console, row: dict[str, Any]) -> None:
+    """Print :func:`.prompting.summarise`."""
+    left = [f"{code} ×{n:,}" for code, n in row["failed_replies"].items()]
+    left += [f"endpoint failed ×{row['endpoint_failed']:,}"] if row["endpoint_failed"] else []
+    left += [f"unreadable rows ×{row['bad_rows']:,}"] if row["bad_rows"] else []
+    console.print(
+        f"[bold]{row['replies']:,}[/] replies to {row['questions']:,} questions"
+        + (f"; left out: {', '.join(left)}" if left else "")
+    )
+    if not row["replies"]:
+        return
+    console.print(
+        table(
+            ("of the replies", "n", "share (95 %, Wilson)"),
+            [
+                (_SHARE_TITLES[name], f"{share['hits']:,}", _with_interval(share))
+                for name, share in row["shares"].items()
+            ],
+        )
+    )
+    for name in ("degree", "net"):
+        low, high = row[name]["interval"]
+        console.print(
+            f"{name} of parallelism: mean {row[name]['mean']:.3f} ({low:.3f}–{high:.3f}), most "
+            f"{row[name]['max']:.3f}; tokens by {row['tokens_by']}"
+        )
+    issues = ", ".join(f"{code} ×{n:,}" for code, n in row["issues"].items())
+    console.print(
+        f"{row['paths_announced']:,} paths announced, {row['paths_written']:,} written; replies "
+        f"with issues of form: {issues or 'none'}"
+    )
+
+
+_SHARE_TITLES = {
+    "with_block": "hold a block",
+    "announced": "announce two paths or more",
+    "forked": "really write two paths or more",
+    "well_formed": "are well formed",
+    "plan_only": "plan only",
+}
+
+
 def _with_interval(share: dict[str, Any]) -> str:
     if share["share"] is None:
         return "no case"

@@ -1,0 +1,58 @@
+"""What the analyses' commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..structure import Trace
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
+
+
+def fail(error: object) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(2)
+
+
+def installed(*packages: str, extra: str) -> None:
+    """Say what to install before an import fails with a traceback."""
+    from importlib.util import find_spec
+
+    missing = [name for name in packages if not find_spec(name)]
+    if missing:
+        fail(f"this needs {', '.join(missing)}: pip install 'sglang-multiverse[{extra}]'")
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def parser(folder: Path | None) -> tuple[Callable[[str], Trace], str]:
+    """What parses a text, and the name of its tokens."""
+    from ..dialect import Dialect
+    from ..lexer import encode, lex
+    from ..structure import parse
+
+    if folder is None:
+
+        def by_pieces(text: str) -> Trace:
+            lexed = lex(text)
+            return parse(lexed.ids, lexed.dialect)
+
+        return by_pieces, "pieces of text"
+    from .tokenizer import TokenizerFile
+
+    tokenizer = TokenizerFile(folder)
+    dialect = Dialect.from_tokenizer(tokenizer)
+    return (lambda text: parse(encode(text, tokenizer, dialect), dialect)), folder.name

@@ -246,10 +246,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _was_sent(error: Exception) -> bool:
-    """Whether the endpoint may have got the request: not where no connection was made."""
-    import httpx
+    """Whether the endpoint may have got the request: not where no connection was made.
 
-    return not isinstance(error.__cause__, (httpx.ConnectError, httpx.ConnectTimeout))
+    By name, since the client stands on httpx up to 2.x and on httpx2 from 3.x.
+    """
+    return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")
 
 
 def _fatal(error: Exception) -> bool:

@@ -29,6 +29,8 @@ EXTRAS = {
         "trl==1.16.0",
         "peft>=0.21.2,<0.22",
         "accelerate>=1.15",
+        "httpx>=0.28",
+        "matplotlib>=3.10",
     ],
     "data": [
         DATASETS,

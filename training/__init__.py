@@ -1,14 +1,19 @@
 """Training on forked and joined text: attention seam, collator and trainer."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .attention import AttentionError, block_mask, dense_mask, enable_multiverse_attention
 
 if TYPE_CHECKING:
+    from .grpo_trainer import MultiverseGRPOTrainer
+    from .rollout import MultiverseRollout
     from .trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 
 __all__ = [
     "AttentionError",
+    "MultiverseGRPOTrainer",
+    "MultiverseRollout",
     "MultiverseSFTConfig",
     "MultiverseSFTTrainer",
     "block_mask",
@@ -17,10 +22,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """TRL is imported only by those who train."""
-    if name in ("MultiverseSFTConfig", "MultiverseSFTTrainer"):
-        from . import trainer
+#: What needs TRL, which is imported only by those who train, and where it stands.
+_LAZY = {
+    "MultiverseGRPOTrainer": "grpo_trainer",
+    "MultiverseRollout": "rollout",
+    "MultiverseSFTConfig": "trainer",
+    "MultiverseSFTTrainer": "trainer",
+}
 
-        return getattr(trainer, name)
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -206,9 +206,13 @@ def bench(folder: Path, options: argparse.Namespace) -> None:
         process.wait()
         half, first = progress(store), time.monotonic() - first
         print(f"killed after {first:.1f} s with {half:,} items done: {half / first:.2f} items/s")
+        before = cpu_seconds()
         second = measured(command)
-        rest = items - half
-        print(f"resumed: {rest:,} items in {second:.1f} s: {rest / second:.2f} items/s")
+        rest, busy = items - half, cpu_seconds() - before
+        print(
+            f"resumed: {rest:,} items in {second:.1f} s: {rest / second:.2f} items/s, "
+            f"{busy / rest:.2f} s of CPU an item"
+        )
         print(f"rerun: {measured(command):.1f} s")
         memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         print(
@@ -227,6 +231,12 @@ def measured(command: list[str]) -> float:
     if done.returncode:
         raise SystemExit(done.stderr)
     return time.monotonic() - start
+
+
+def cpu_seconds() -> float:
+    """CPU time of the processes waited for so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def account(path: Path) -> None:

@@ -83,7 +83,7 @@ def configure(tmp_path: Path, cassettes: list[Cassette]) -> Callable[..., Path]:
         endpoint = {
             "base_url": url,
             "model": "teacher",
-            "timeout": 1.0,
+            "timeout": 3.0,
             "wait_initial": 0.01,
             "wait_max": 0.05,
             "concurrency": 4,

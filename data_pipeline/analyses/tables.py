@@ -207,6 +207,33 @@ _SHARE_TITLES = {
 }
 
 
+def show_probing(console: Console, row: dict[str, Any]) -> None:
+    """Print :func:`.probing.run`."""
+    console.print(
+        f"[bold]{row['sites']:,}[/] tokens of {row['questions']:,} questions, "
+        f"{row['share_parallel']:.0%} before a parallel part; {row['matched_in_the_same_text']:,} "
+        f"counterparts of the same text, {row['unmatched']:,} blocks without a counterpart, "
+        f"{row['beyond_max_tokens']:,} beyond --max-tokens"
+    )
+    lines = [(f"layer {layer}", *_accuracy(one)) for layer, one in row["layers"].items()]
+    place = ("place of the token only", *_accuracy(row["place_only"]))
+    console.print(table(("", "accuracy (95 %)", "labels shuffled"), [*lines, place]))
+    console.print(
+        f"{row['folds']} folds, a question in one only; layer 0 is the embedding. The token is the "
+        "same in every pair; where the place alone tells as much as a layer does, the layer shows "
+        "nothing"
+    )
+
+
+def _accuracy(one: dict[str, Any]) -> tuple[str, str]:
+    low, high = one["interval"]
+    control = one.get("shuffled")
+    beside = (
+        f"{control['mean']:.1%} ({control['least']:.1%}–{control['most']:.1%})" if control else ""
+    )
+    return f"{one['accuracy']:.1%} ({low:.1%}–{high:.1%})", beside
+
+
 def _with_interval(share: dict[str, Any]) -> str:
     if share["share"] is None:
         return "no case"

@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from . import analyse_llm
-from .analyse_options import JsonOption, SeedOption, console, fail, parser
+from .analyse_options import (
+    JsonOption,
+    SeedOption,
+    console,
+    fail,
+    installed,
+    parser,
+    usable_rows,
+)
 
 app = typer.Typer(
     name="analyse",
@@ -74,3 +82,71 @@ def parallelism(
 
 app.command("implicit")(analyse_llm.implicit)
 app.command("prompting")(analyse_llm.prompting)
+
+
+@app.command("probing")
+def probing(
+    file: Annotated[
+        Path, typer.Argument(help="Texts with blocks, and their questions: JSON lines or parquet.")
+    ],
+    model: Annotated[
+        Path, typer.Option("--model", metavar="DIR", help="Folder with a model and its tokenizer.")
+    ],
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="`all`, or numbers with commas; 0 is the embedding [default: about nine, evenly]."
+        ),
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Folds; a question is in one only.")] = 5,
+    states: Annotated[
+        Path, typer.Option(help="File that keeps the hidden states.", metavar="FILE.npz")
+    ] = Path("probing.npz"),
+    device: Annotated[
+        str | None, typer.Option(help="`cpu` or `cuda` [default: the GPU if there is one].")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Read no more of a text than this.")] = 16384,
+    text: Annotated[str | None, typer.Option("--text", help="Column of the text.")] = None,
+    question: Annotated[
+        str | None, typer.Option("--question", help="Column of the question.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N usable rows.")] = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """The probing test: can a classifier tell from the hidden states that a parallel part follows?
+
+    The model reads the sequential form of every text. The token before each outermost block is
+    compared with another one of the same kind that no block follows; per layer, one logistic
+    regression, cross-validated by question, beside the same with shuffled labels.
+
+    Runs on CPU for small models; a 32B model needs a GPU.
+    """
+    installed("torch", "transformers", extra="train")
+    installed("sklearn", extra="data")
+    from ..data_pipeline.analyses import probing as analysis
+    from ..data_pipeline.analyses import rows
+    from ..data_pipeline.analyses.states import StatesError
+    from ..data_pipeline.analyses.tables import show_probing
+
+    found, _ = usable_rows(file, rows.TRACE, text, question, limit)
+    if device not in (None, "cpu", "cuda"):
+        fail(f"--device {device}: cpu or cuda")
+    try:
+        row = analysis.run(
+            list(found.values()),
+            model,
+            layers=layers,
+            folds=folds,
+            file=states,
+            device=device,
+            max_tokens=max_tokens,
+            seed=seed,
+            say=lambda line: typer.echo(line, err=True),
+        )
+    except (OSError, StatesError, analysis.ProbingError) as error:
+        fail(error)
+    if as_json:
+        typer.echo(json.dumps(row))
+    else:
+        show_probing(console(), row)

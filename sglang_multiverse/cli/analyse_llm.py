@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .analyse_options import JsonOption, SeedOption, console, fail, installed, parser
+from .analyse_options import JsonOption, SeedOption, console, fail, installed, parser, usable_rows
 
 if TYPE_CHECKING:
     from ..data_pipeline.analyses.rows import Row
@@ -121,7 +121,7 @@ def implicit(
         (budget_tokens, budget_cost),
         store,
     )
-    found, bad = _rows(file, rows.CHAIN, text, question, limit)
+    found, bad = usable_rows(file, rows.CHAIN, text, question, limit)
     told = analysis.recipe(given.endpoint.model, given.sampling, attempts)
     if dry_run:
         _dry_run(
@@ -206,7 +206,7 @@ def prompting(
         parse, named = parser(tokenizer)
     except (OSError, ValueError) as error:
         fail(error)
-    found, bad = _rows(file, rows.QUESTION, text, None, limit)
+    found, bad = usable_rows(file, rows.QUESTION, text, None, limit)
     prompt = analysis.directive()
 
     def begin(row: Row) -> Any:
@@ -285,35 +285,6 @@ def _session(
         )
     except ConfigError as error:
         fail(error)
-
-
-def _rows(
-    file: Path,
-    columns: tuple[str, ...],
-    text: str | None,
-    question: str | None,
-    limit: int | None,
-) -> tuple[dict[str, Row], int]:
-    """The usable rows by id, and how many are not; ids that recur are numbered."""
-    from ..data_pipeline.analyses import rows
-
-    found: dict[str, Row] = {}
-    bad = 0
-    try:
-        for row in rows.read(file, columns, column=text, question_column=question):
-            if limit is not None and len(found) == limit:
-                break
-            if isinstance(row, rows.BadRow):
-                bad += 1
-                typer.echo(f"error: {row}", err=True)
-                continue
-            one = rows.distinct(row, found)
-            found[one.id] = one
-    except rows.RowsError as error:
-        fail(error)
-    if not found:
-        fail(f"{file} holds no usable row")
-    return found, bad
 
 
 def _dry_run(items: dict[str, Any], given: Session, samples: int = 1) -> None:

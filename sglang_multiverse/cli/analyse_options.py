@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..data_pipeline.analyses.rows import Row
     from ..structure import Trace
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
@@ -56,3 +57,32 @@ def parser(folder: Path | None) -> tuple[Callable[[str], Trace], str]:
     tokenizer = TokenizerFile(folder)
     dialect = Dialect.from_tokenizer(tokenizer)
     return (lambda text: parse(encode(text, tokenizer, dialect), dialect)), folder.name
+
+
+def usable_rows(
+    file: Path,
+    columns: tuple[str, ...],
+    text: str | None,
+    question: str | None,
+    limit: int | None,
+) -> tuple[dict[str, Row], int]:
+    """The usable rows by id, and how many are not; ids that recur are numbered."""
+    from ..data_pipeline.analyses import rows
+
+    found: dict[str, Row] = {}
+    bad = 0
+    try:
+        for row in rows.read(file, columns, column=text, question_column=question):
+            if limit is not None and len(found) == limit:
+                break
+            if isinstance(row, rows.BadRow):
+                bad += 1
+                typer.echo(f"error: {row}", err=True)
+                continue
+            one = rows.distinct(row, found)
+            found[one.id] = one
+    except rows.RowsError as error:
+        fail(error)
+    if not found:
+        fail(f"{file} holds no usable row")
+    return found, bad

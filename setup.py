@@ -35,6 +35,8 @@ EXTRAS = {
     "data": [
         DATASETS,
         "openai>=2.8",  # SGLang pins openai 2.8.0
+        "pydantic>=2.11",
+        "pyyaml>=6",
         "stamina>=26.1",
         "rapidfuzz>=3.14",
         "math-verify[antlr4_13_2]>=0.9,<0.10",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -71,13 +71,13 @@ def directive() -> Prompt:
 
 
 def answers(
-    row: Row, model: str, sampling: Sampling, samples: int, prompt: Prompt
+    row: Row, model: str, sampling: Sampling, samples: Iterable[int], prompt: Prompt
 ) -> Steps[list[Answer]]:
-    """Ask ``samples`` times; the row's text is the question. Nothing is asked for again because
-    of what it says, for what it says is what is measured."""
+    """Ask once for every number in ``samples``; the row's text is the question. Nothing is asked
+    for again because of what it says, for what it says is what is measured."""
     asked = prompt.fill(question=row.text.strip())
     found: list[Answer] = []
-    for sample in range(1, samples + 1):
+    for sample in samples:
         message = Message("user", f"{asked}\n\n{Task(STAGE, attempt=sample)}")
         reply: Reply = yield Call(
             item=row.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -209,13 +210,18 @@ def prompting(
     found, bad = usable_rows(file, rows.QUESTION, text, None, limit)
     prompt = analysis.directive()
 
-    def begin(row: Row) -> Any:
-        return analysis.answers(row, given.endpoint.model, given.sampling, samples, prompt)
+    def begin(row: Row, numbers: Iterable[int]) -> Any:
+        return analysis.answers(row, given.endpoint.model, given.sampling, numbers, prompt)
+
+    every = range(1, samples + 1)
 
     if dry_run:
-        _dry_run({key: partial(begin, row) for key, row in found.items()}, given, samples)
+        _dry_run(
+            {f"{key}/{n}": partial(begin, row, [n]) for key, row in found.items() for n in every},
+            given,
+        )
         return
-    asked, took = _ask(given, {key: begin(row) for key, row in found.items()}, "solving")
+    asked, took = _ask(given, {key: begin(row, every) for key, row in found.items()}, "solving")
     judged = [
         (key, answer, None if answer.failure else analysis.judge(answer.text, parse))
         for key, answers in asked.results.items()
@@ -287,7 +293,7 @@ def _session(
         fail(error)
 
 
-def _dry_run(items: dict[str, Any], given: Session, samples: int = 1) -> None:
+def _dry_run(items: dict[str, Any], given: Session) -> None:
     from ..data_pipeline.analyses.session import pending
     from ..data_pipeline.budget import worst_case
     from ..data_pipeline.store import StoreError
@@ -300,9 +306,8 @@ def _dry_run(items: dict[str, Any], given: Session, samples: int = 1) -> None:
     cost = sum(one.cost for one in worst)
     money = f", {cost:,.2f} {given.prices.currency}" if cost else ""
     typer.echo(
-        f"{len(items):,} items, {len(calls):,} calls to make; at most "
+        f"{len(items):,} requests, {len(calls):,} of them to send; at most "
         f"{sum(one.tokens for one in worst):,} tokens{money}, without repairs"
-        + (f"; times {samples} samples" if samples > 1 else "")
     )
 
 
@@ -312,12 +317,13 @@ def _ask(given: Session, items: dict[str, Any], title: str) -> tuple[Any, str]:
     from ..data_pipeline.store import StoreError
 
     try:
-        return given.ask(items, title)
+        asked, took = given.ask(items, title)
     except StoreError as error:
         fail(error)
     except asyncio.CancelledError:
         typer.echo("stopped; requests in flight were dropped and may have been charged", err=True)
         raise typer.Exit(1) from None
+    return asked, took
 
 
 def _end(asked: Any, wanted: int, bad: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 from pathlib import Path
@@ -12,9 +13,21 @@ from typer.testing import CliRunner
 
 from sglang_multiverse.cli import app
 from sglang_multiverse.data_pipeline.analyses.agreement import kappa
-from sglang_multiverse.data_pipeline.analyses.implicit import Listed, find_quote, read_list
+from sglang_multiverse.data_pipeline.analyses.asking import Asked, Asking
+from sglang_multiverse.data_pipeline.analyses.implicit import (
+    Listed,
+    find_quote,
+    list_instances,
+    read_list,
+    recipe,
+)
+from sglang_multiverse.data_pipeline.analyses.rows import Row
+from sglang_multiverse.data_pipeline.call import Sampling
+from sglang_multiverse.data_pipeline.caller import StoredCaller
 from sglang_multiverse.data_pipeline.cassette import Cassette, Replied
 from sglang_multiverse.data_pipeline.gates.normal import normal
+from sglang_multiverse.data_pipeline.store import Store
+from sglang_multiverse.data_pipeline.transport import Endpoint, Transport
 
 from .replay import ReplayServer
 
@@ -78,13 +91,13 @@ def test_lists_are_looked_up_and_what_is_invented_is_counted(
     with ReplayServer(ITEMS) as server:
         endpoint = ["--base-url", server.url, "--model", "teacher"]
         dry = analyse(*asked, *endpoint, "--dry-run")
-        assert "5 items, 5 calls to make" in dry and not server.requests
+        assert "5 requests, 5 of them to send" in dry and not server.requests
         row = json.loads(analyse(*asked, *endpoint, "--json"))
         assert server.unmatched == []
         assert len(server.paid()) == 5 + 1 + 2, "one repair, two more of what was refused"
         sent = len(server.requests)
         again = json.loads(analyse(*asked, *endpoint, "--json"))
-        assert "5 items, 0 calls to make" in analyse(*asked, *endpoint, "--dry-run")
+        assert "5 requests, 0 of them to send" in analyse(*asked, *endpoint, "--dry-run")
         assert again == row and len(server.requests) == sent, "everything was in the store"
     assert row["traces"] == 4 and row["unreadable_replies"] == {"refusal": 1}
     assert row["labels"] == {"collective": 3, "selective": 3}
@@ -106,6 +119,28 @@ def test_a_run_that_runs_out_of_budget_goes_on_when_it_is_raised(
         assert 0 < paid < 8
         analyse(*asked, *endpoint)
         assert len(server.paid()) == 8, "nothing was paid twice"
+
+
+async def stopped_after_one(server: ReplayServer, store: Store) -> Asked[Any]:
+    told = recipe("teacher", Sampling(max_tokens=1000))
+    rows = [Row(one.name, one.chain, one.question) for one in ITEMS]
+    async with Transport(Endpoint(server.url, "teacher")) as transport:
+        caller = StoredCaller(store, transport)
+        asking: Asking[Any] = Asking(
+            {row.id: list_instances(row, told) for row in rows},
+            caller,
+            workers=1,
+            observe=lambda done: asking.stop(),
+        )
+        return await asking.run()
+
+
+def test_a_run_that_is_stopped_keeps_what_was_answered(tmp_path: Path) -> None:
+    with ReplayServer(ITEMS) as server, Store(tmp_path / "s.sqlite") as store:
+        first = asyncio.run(stopped_after_one(server, store))
+        assert first.end == "stopped" and list(first.results) == ["good"]
+        asyncio.run(stopped_after_one(server, store))
+        assert len(server.paid()) == 1, "the second run found it in the store"
 
 
 def test_what_is_missing_is_named(asked: list[Any], tmp_path: Path) -> None:

@@ -161,10 +161,11 @@ def test_the_test_over_http(tmp_path: Path) -> None:
     with ReplayServer(items) as server:
         options = [questions, "--base-url", server.url, "--model", "stock"]
         options += ["--store", tmp_path / "s.sqlite", "--samples", 2, "--out", out]
-        assert "11 items, 11 calls" in analyse(*options, "--dry-run")
+        assert "22 requests, 22 of them to send" in analyse(*options, "--dry-run")
         row = json.loads(analyse(*options, "--json"))
         assert server.unmatched == [] and len(server.paid()) == 22
         assert json.loads(analyse(*options, "--json")) == row and len(server.paid()) == 22
+        assert "22 requests, 0 of them to send" in analyse(*options, "--dry-run")
         said = analyse(*options)
     assert "plan only" in said and "left out: length ×2" in said
     assert row["replies"] == 20 and row["failed_replies"] == {"length": 2}

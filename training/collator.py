@@ -55,9 +55,9 @@ class MultiverseCollator(DataCollatorForLanguageModeling):
         dialect: of the tokenizer that made the ids.
         loss_on_injected: train on tokens the engine writes by itself, too. A token that does not
             see its left neighbour is never trained on: nothing there could predict it.
-        variant: ``multiverse``; or, for comparison, with the same tokens carrying loss, causal
-            attention (``autoregressive``, ``no-mask``) or the mask over positions in text order
-            (``no-positions``).
+        variant: ``multiverse``; or, for comparison, causal attention (``autoregressive``,
+            ``no-mask``) or the mask over positions in text order (``no-positions``). Under causal
+            attention nothing forks, so that every token of an answer is the model's to write.
     """
 
     dialect: Dialect = field(kw_only=True)
@@ -71,11 +71,10 @@ class MultiverseCollator(DataCollatorForLanguageModeling):
         for row, example in enumerate(examples):
             texts = [layout_of(parse(ids, self.dialect)) for ids in _texts(example)]
             padding = plain(length - len(example["input_ids"]))
-            hidden = pack([*texts, padding]).left_hidden
             whole = pack([*map(self._varied, texts), padding])
             positions.append(whole.position)
             orders.append(whole.order)
-            batch["labels"][row][torch.from_numpy(hidden)] = IGNORED
+            batch["labels"][row][torch.from_numpy(whole.left_hidden)] = IGNORED
         batch["position_ids"] = torch.from_numpy(np.stack(positions))
         batch["multiverse_order"] = torch.from_numpy(np.stack(orders)).to(torch.int32)
         return batch
@@ -89,7 +88,7 @@ class MultiverseCollator(DataCollatorForLanguageModeling):
 
     def _labelled(self, example: dict[str, Any]) -> dict[str, Any]:
         labels = np.array(example.get("labels", example["input_ids"]))
-        if not self.loss_on_injected:
+        if not self.loss_on_injected and self.variant in ("multiverse", "no-positions"):
             made = [
                 injected(parse(ids, self.dialect), ids, self.dialect) for ids in _texts(example)
             ]

@@ -3,7 +3,7 @@
 Starts SGLang with the plugin (or uses ``--server_url``), samples from it, trains with TRL's GRPO,
 gives the server the new weights after every step, and reports what came of it. All fields of
 :class:`Run` and of ``trl.GRPOConfig`` are options; ``--config`` reads them from YAML, without it
-the recipe ``tiny-grpo.yaml`` holds.
+the recipe ``recipes/grpo/tiny.yaml`` holds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .grpo_trainer import MultiverseGRPOTrainer
 from .rewards import latency_reward, tiny_correctness, validity_reward, where_right
 from .rollout import MultiverseRollout
 
-RECIPE = Path(__file__).parent / "recipes" / "tiny-grpo.yaml"
+RECIPE = Path(__file__).parent / "recipes" / "grpo" / "tiny.yaml"
 #: Half of the sentence that asks for parallel steps. No training text has it: of the tiny model's
 #: answers to it, some fork and some do not.
 OPEN_ENDING = "Think step by step and in parallel."

@@ -122,15 +122,13 @@ def ready_head(model: PreTrainedModel | PeftModel) -> None:
 
 
 def save_record(model: PeftModel, folder: str | Path) -> None:
-    """Write beside an adapter which layout it was trained with, if ``model.config`` says so.
+    """Write beside an adapter which layout it was trained with: null for an ordinary model's.
 
     An adapter has no ``config.json`` and must have none: transformers would take the folder for
     a whole model and miss its weights.
     """
-    record = model.config.to_dict().get("multiverse")
-    if record is not None:
-        text = json.dumps({"multiverse": record}, indent=2)
-        (Path(folder) / RECORD).write_text(f"{text}\n", encoding="utf-8")
+    text = json.dumps({"multiverse": model.config.to_dict().get("multiverse")}, indent=2)
+    (Path(folder) / RECORD).write_text(f"{text}\n", encoding="utf-8")
 
 
 def merge_adapter(
@@ -172,9 +170,11 @@ def merge_adapter(
         raise CheckpointError(
             f"the adapter in {adapter} does not fit {base}: {type(error).__name__}: {error}"
         ) from error
-    record = _record(adapter)
-    if record is not None:
-        merged.config.multiverse = record
+    recorded = _record(adapter)
+    if recorded is not None:  # the base may have been trained otherwise
+        vars(merged.config).pop("multiverse", None)
+        if recorded["multiverse"] is not None:
+            merged.config.multiverse = recorded["multiverse"]
     with new_folder(out) as folder:
         merged.save_pretrained(folder, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(folder)
@@ -182,10 +182,11 @@ def merge_adapter(
     return Merged(str(adapter), str(base), str(out), dtype, layout)
 
 
-def _record(adapter: Path) -> Any:
+def _record(adapter: Path) -> dict[str, Any] | None:
     for name in (RECORD, "config.json"):  # the latter where someone has put the model's beside it
         if (adapter / name).is_file():
-            return json.loads((adapter / name).read_text(encoding="utf-8")).get("multiverse")
+            held = json.loads((adapter / name).read_text(encoding="utf-8"))
+            return {"multiverse": held.get("multiverse")}
     return None
 
 

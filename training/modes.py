@@ -51,7 +51,9 @@ def with_prompt_mode(
         return text if only_replace else f"{body} {wanted}"
 
     if "prompt" in row and isinstance(row["prompt"], str):
-        return {**row, "prompt": ending(row["prompt"])}
+        text = row["prompt"]
+        space = text[len(text.rstrip()) :]  # the answer goes on right behind it
+        return {**row, "prompt": ending(text).rstrip() + space}
     key = "prompt" if "prompt" in row else "messages"
     turns = [i for i, turn in enumerate(row.get(key) or ()) if turn["role"] == "user"]
     if not turns:
@@ -72,7 +74,9 @@ def _answers(row: Row, change: Callable[[str], str]) -> Row:
             f"found {sorted(row)}"
         )
     turns = [
-        {**turn, "content": change(turn["content"])} if turn["role"] == "assistant" else turn
+        {**turn, "content": change(turn["content"])}
+        if turn["role"] == "assistant" and turn["content"]
+        else turn
         for turn in row[key]
     ]
     return {**row, key: turns}

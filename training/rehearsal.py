@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
+from .lora import with_tag_rows
 from .trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 
 GIB = 1024**3
@@ -21,7 +23,10 @@ class _Preparation(MultiverseSFTTrainer):
         tokenizer.pad_token = args.pad_token or tokenizer.pad_token or tokenizer.eos_token
         self._tokenizer = tokenizer
         self.chat_template = None
+        if args.assistant_only_loss and not has_generation_markers(tokenizer.chat_template):
+            self.chat_template = get_training_chat_template(tokenizer)
         self.screenings = {}
+        self._prepared = set()
         self.completion_only_loss = args.completion_only_loss
         if args.completion_only_loss is None:
             self.completion_only_loss = "prompt" in sample and "completion" in sample
@@ -29,8 +34,9 @@ class _Preparation(MultiverseSFTTrainer):
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes one process needs without sharding. Activations are for one micro-batch at the longest
-    text; kernels, fragmentation and communication buffers come on top."""
+    """Bytes one process needs without sharding. What is trained is counted in float32, as FSDP2's
+    mixed precision and PEFT hold it. Activations are for one micro-batch at the longest text;
+    kernels, fragmentation and communication buffers come on top."""
 
     parameters: int
     trainable: int
@@ -44,12 +50,14 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def memory(path: str, args: MultiverseSFTConfig, longest: int, peft: Any = None) -> Memory:
-    """Estimate for AdamW in the dtype the weights are loaded in.
+def memory(
+    path: str, args: MultiverseSFTConfig, longest: int, tokenizer: Any, peft: Any = None
+) -> Memory:
+    """Estimate for AdamW, frozen weights in the dtype they are loaded in.
 
     Args:
         longest: tokens of the longest row.
-        peft: a LoRA config, whose matrices alone are trained then.
+        peft: a LoRA config; its matrices and the rows of the tags are trained then.
     """
     init = dict(args.model_init_kwargs or {})
     config = AutoConfig.from_pretrained(path, revision=init.get("revision"))
@@ -64,7 +72,7 @@ def memory(path: str, args: MultiverseSFTConfig, longest: int, peft: Any = None)
         from peft import get_peft_model
 
         with torch.device("meta"):
-            wrapped = get_peft_model(model, peft)
+            wrapped = get_peft_model(model, with_tag_rows(peft, model, tokenizer))
         trainable = sum(weight.numel() for weight in wrapped.parameters() if weight.requires_grad)
     tokens = longest * args.per_device_train_batch_size
     wide = text.intermediate_size
@@ -76,11 +84,19 @@ def memory(path: str, args: MultiverseSFTConfig, longest: int, peft: Any = None)
     return Memory(
         parameters=parameters,
         trainable=trainable,
-        weights=parameters * width,
-        gradients=trainable * width,
-        optimizer=2 * trainable * width,
+        weights=max(parameters - trainable, 0) * width + trainable * 4,
+        gradients=trainable * 4,
+        optimizer=2 * trainable * 4,
         activations=activations,
     )
+
+
+def sound(path: str, args: MultiverseSFTConfig, dataset: Any) -> Any:
+    """The rows of ``dataset`` that screening keeps, as they are."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    preparation = _Preparation(tokenizer, args, next(iter(dataset)))
+    preparation._prepare_dataset(dataset, tokenizer, args, False, None, "train")
+    return dataset.select(preparation.screenings["train"].rows)
 
 
 def rehearse(
@@ -107,10 +123,8 @@ def rehearse(
             yield f"{name}: packed into {len(rows)} rows of at most {args.max_length} tokens"
         longest = max(longest, *(len(ids) for ids in rows["input_ids"]))
     yield f"variant {args.variant}, longest row {longest} tokens"
-    need = memory(path, args, longest, peft)
-    yield (
-        f"{need.parameters / 1e6:.1f} M parameters, {need.trainable / 1e6:.1f} M of them trained"
-    )
+    need = memory(path, args, longest, tokenizer, peft)
+    yield f"{need.parameters:,} parameters, {need.trainable:,} of them trained"
     yield (
         "memory of one process without sharding, estimated: "
         f"weights {need.weights / GIB:.2f} GiB, gradients {need.gradients / GIB:.2f}, "

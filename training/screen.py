@@ -15,7 +15,7 @@ import numpy as np
 
 from ..dialect import Dialect, Tag
 from ..layout import layout_of
-from ..structure import StructureError, parse
+from ..structure import Issue, StructureError, Trace, parse
 
 Policy = Literal["drop", "truncate", "error"]
 
@@ -50,6 +50,7 @@ class Screening:
         lengths: tokens of every example that is kept.
         critical_paths: their critical paths, in tokens.
         trained_tokens: tokens that carry loss.
+        rows: which examples were kept, by their place in the dataset.
     """
 
     dropped: Counter[str] = field(default_factory=Counter)
@@ -57,6 +58,7 @@ class Screening:
     lengths: list[int] = field(default_factory=list)
     critical_paths: list[int] = field(default_factory=list)
     trained_tokens: int = 0
+    rows: list[int] = field(default_factory=list)
 
     @property
     def kept(self) -> int:
@@ -102,17 +104,14 @@ def judge(
         malformed: ``drop`` it, ``truncate`` it before the first block that departs from the
             canonical form, or ``error``.
     """
-    try:
-        trace = parse(tokens, dialect, strict=True)
-    except StructureError as error:
-        code = error.issues[0].code
-        reason, detail = f"malformed: {code}", str(error)
+    trace = parse(tokens, dialect)
+    issues = _issues(trace, tokens, labels, dialect)
+    keep, reason, detail = len(tokens), None, ""
+    if issues:
+        reason, detail = f"malformed: {issues[0].code}", str(StructureError(issues))
         if malformed != "truncate":
             return Verdict(0, reason, 0, detail)
-        keep = _legal(tokens, dialect, min(issue.offset for issue in error.issues))
-        trace = parse(tokens, dialect)
-    else:
-        keep, reason, detail = len(tokens), None, ""
+        keep = _legal(tokens, dialect, min(issue.offset for issue in issues))
     if max_length is not None and keep > max_length:
         reason = f"longer than {max_length} tokens"
         detail = f"{keep} tokens"
@@ -123,6 +122,30 @@ def judge(
         return Verdict(0, f"{reason}, nothing left to train on" if reason else "no labels", 0)
     laid = layout_of(trace)
     return Verdict(keep, reason, int(laid.position[:keep].max()) + 1, detail)
+
+
+def _issues(
+    trace: Trace, tokens: Sequence[int], labels: Sequence[int], dialect: Dialect
+) -> list[Issue]:
+    """Departures from the canonical form that an engine would not have produced.
+
+    Tags in a question that open no block are words, as they are to the engine; and a dialogue has
+    a thought for each of its turns.
+    """
+    answer = next((i for i, label in enumerate(labels) if label != IGNORED), len(labels))
+    words = not any(block.start < answer < block.end for block in trace.blocks)
+    think, end = dialect[Tag.THINK], dialect[Tag.END_THINK]
+
+    def fine(issue: Issue) -> bool:
+        if issue.offset < answer and words:
+            return True
+        if issue.code != "stray_tag" or tokens[issue.offset] not in (think, end):
+            return False
+        before = list(tokens[: issue.offset])
+        opened = before.count(think) - before.count(end)
+        return opened == (0 if tokens[issue.offset] == think else 1)
+
+    return [issue for issue in trace.issues if not fine(issue)]
 
 
 def _legal(tokens: Sequence[int], dialect: Dialect, limit: int) -> int:
@@ -174,13 +197,12 @@ def screen(
     if streamed:
         return marked.filter(lambda row: len(row["input_ids"]) > 0).remove_columns(own), None
     counts = _count(marked)
-    left = [i for i, ids in enumerate(marked["input_ids"]) if len(ids)]
-    if not left and marked.num_rows:
+    if not counts.rows and marked.num_rows:
         raise ExampleError(
             f"no example of the {name} dataset can be trained on: "
             + "; ".join(f"{n} × {reason}" for reason, n in counts.dropped.items())
         )
-    kept = marked if len(left) == marked.num_rows else marked.select(left)
+    kept = marked if counts.kept == marked.num_rows else marked.select(counts.rows)
     return kept.remove_columns(own), counts
 
 
@@ -196,12 +218,13 @@ def _refuse(verdict: Verdict, policy: dict[str, Any], name: str, index: int) -> 
 
 def _count(marked: Iterable[dict[str, Any]]) -> Screening:
     counts = Screening()
-    for row in marked:
+    for at, row in enumerate(marked):
         if not len(row["input_ids"]):
             counts.dropped[row["_reason"]] += 1
             continue
         if row["_reason"]:
             counts.truncated[row["_reason"]] += 1
+        counts.rows.append(at)
         counts.lengths.append(len(row["input_ids"]))
         counts.critical_paths.append(row["_critical_path"])
         counts.trained_tokens += sum(label != IGNORED for label in row["labels"])

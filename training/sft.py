@@ -22,7 +22,7 @@ from trl import (
     get_quantization_config,
 )
 
-from .rehearsal import rehearse
+from .rehearsal import rehearse, sound
 from .sources import in_stages, load, model_path, split
 from .trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 
@@ -68,15 +68,24 @@ def config_file(name: str) -> Path:
 
 def parse(arguments: Sequence[str]) -> tuple[Any, ...]:
     """Read the command line and the config it names."""
-    words = list(arguments)
-    if "--config" in words[:-1]:
+    words = [
+        part
+        for word in arguments
+        for part in (word.split("=", 1) if word.startswith("--config=") else [word])
+    ]
+    if words[-1:] == ["--config"]:
+        raise ConfigError(f"--config needs a file, or a recipe: {', '.join(recipes())}")
+    if "--config" in words:
         at = words.index("--config") + 1
         words[at] = str(config_file(words[at]))
     parser = TrlParser(
         (SFTScriptArguments, MultiverseSFTConfig, ModelConfig, DatasetMixtureConfig),
         prog="multiverse sft",
     )
-    return parser.parse_args_and_config(args=words)
+    script, args, model, mixture = parser.parse_args_and_config(args=words)
+    if args.resume_from_checkpoint in ("true", "True"):  # the last one, not a folder of that name
+        args.resume_from_checkpoint = True
+    return script, args, model, mixture
 
 
 def run(
@@ -98,7 +107,7 @@ def run(
             )
         if args.variant != "multiverse" or script.dataset_streaming:
             raise ConfigError("curriculum needs variant: multiverse and dataset_streaming: false")
-        train = in_stages(train, args.seed)
+        train = in_stages(sound(path, args, train), args.seed)
     args.model_init_kwargs = {
         "revision": model.model_revision,
         "dtype": model.dtype,
@@ -134,7 +143,7 @@ def run(
 def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(*parse(sys.argv[1:] if arguments is None else arguments))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"multiverse sft: {error}") from error
 
 

@@ -74,16 +74,20 @@ def load(script: Any, mixture: Any) -> DatasetDict:
 
 def split(dataset: DatasetDict, name: str) -> Any:
     if name not in dataset:
-        raise SourceError(f"the dataset has no split {name!r}; it has {', '.join(dataset)}")
+        raise SourceError(
+            f"the dataset has no split {name!r}; it has {', '.join(dataset)}. Name another "
+            "(dataset_train_split, dataset_test_split), or train without one: eval_strategy: 'no', "
+            "eval_generations: 0"
+        )
     return dataset[name]
 
 
 def in_stages(dataset: Dataset, seed: int, spec: DialectSpec = MULTIVERSE) -> Dataset:
     """Eight passes over ``dataset`` from autoregressive to parallel, in training order.
 
-    Takes rows of parallel text; see :mod:`sglang_multiverse.curriculum`.
+    Takes rows of parallel text that have been screened; see :mod:`sglang_multiverse.curriculum`.
     """
-    parallel = [with_prompt_mode(row, "parallel", spec) for row in dataset]
+    parallel = [with_prompt_mode(row, "auto", spec) for row in dataset]
     flat = [with_prompt_mode(to_autoregressive(row, spec), "sequential", spec) for row in dataset]
     return Dataset.from_list(
         [

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
 import torch
 from accelerate.logging import get_logger
+from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import AutoTokenizer, PreTrainedModel
 from trl import SFTConfig, SFTTrainer
+from trl.data_utils import get_dataset_column_names
 
 from ..dialect import Dialect
 from ..layout import LAYOUT_VERSION
@@ -37,7 +40,8 @@ class MultiverseSFTConfig(SFTConfig):
             form: ``drop``, ``truncate`` (before the block in question) or ``error``.
         prompt_mode: end each question in the sentence for ``parallel`` or ``sequential`` steps, in
             the one its answer calls for (``auto``), or leave it ``as-is``.
-        loss_on_injected: train on tokens the engine writes by itself, too.
+        loss_on_injected: train on tokens the engine writes by itself, too; under causal attention
+            that is always so.
         eval_generations: answers to generate at every evaluation, whose structure is checked.
     """
 
@@ -151,8 +155,18 @@ class MultiverseSFTTrainer(SFTTrainer):
                 name = model if isinstance(model, str) else model.config._name_or_path
                 tokenizer = AutoTokenizer.from_pretrained(name)
             peft_config = with_tag_rows(peft_config, model, tokenizer)
+        if args is not None and not isinstance(args, MultiverseSFTConfig):
+            raise TypeError(f"args must be a MultiverseSFTConfig, not {type(args).__name__}")
+        if (args.dataset_kwargs or {}).get("skip_prepare_dataset"):
+            if args.variant == "autoregressive" or args.prompt_mode != "as-is":
+                raise ValueError(
+                    "skip_prepare_dataset leaves texts as they are; the autoregressive variant and "
+                    "prompt_mode change them"
+                )
+            logger.warning("skip_prepare_dataset: examples are not screened")
         self.screenings: dict[str, Screening] = {}
-        self._counted = (time.monotonic(), 0.0)
+        self._prepared: set[str] = set()
+        self._counted: tuple[float, float] | None = None
         super().__init__(model, args, peft_config=peft_config, **kwargs)
         ready_head(self.model)
         parallel = self.accelerator.parallelism_config
@@ -189,40 +203,55 @@ class MultiverseSFTTrainer(SFTTrainer):
         dataset_name: str,
     ) -> Any:
         """TRL's preparation, with each text screened whole before it is packed."""
-        tokenised = "input_ids" in (dataset.column_names or ())
+        columns = get_dataset_column_names(dataset)
+        if isinstance(dataset, Dataset) and dataset._fingerprint in self._prepared:
+            return dataset  # TRL prepares again what is passed to evaluate
+        if "seq_lengths" in columns:
+            raise ValueError(
+                f"the {dataset_name} dataset is packed already; give the texts one a row, and "
+                "packing=True packs them after they are screened"
+            )
+        tokenised = "input_ids" in columns
         dialect = Dialect.from_tokenizer(self._tokenizer)
         if args.variant == "autoregressive" and (tokenised or formatting_func is not None):
             raise ValueError(
                 "the autoregressive variant flattens texts: give it 'prompt' and 'completion' or "
                 "'messages', neither tokenised nor through a formatting_func"
             )
-        if args.variant == "autoregressive":
-            dataset = dataset.map(to_autoregressive, fn_kwargs={"spec": dialect.spec})
-        elif args.prompt_mode != "as-is" and not tokenised:
-            dataset = dataset.map(
-                with_prompt_mode, fn_kwargs={"mode": args.prompt_mode, "spec": dialect.spec}
-            )
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
-        dataset = super()._prepare_dataset(
-            dataset, processing_class, whole, False, formatting_func, dataset_name
-        )
-        dataset, counts = screen(
-            dataset,
-            dialect,
-            max_length=args.max_length,
-            overlong=args.overlong,
-            malformed=args.malformed,
-            name=dataset_name,
-            num_proc=args.dataset_num_proc,
-        )
+        prepare = super()._prepare_dataset
+
+        def screened(texts: Any) -> tuple[Any, Screening | None]:
+            return screen(
+                prepare(texts, processing_class, whole, False, formatting_func, dataset_name),
+                dialect,
+                max_length=args.max_length,
+                overlong=args.overlong,
+                malformed=args.malformed,
+                name=dataset_name,
+                num_proc=args.dataset_num_proc,
+            )
+
+        mode, dropped = args.prompt_mode, Counter[str]()
+        if args.variant == "autoregressive":
+            _, parallel = screened(dataset)
+            if parallel is not None:  # the twins of what Multiverse training keeps
+                dataset, dropped = dataset.select(parallel.rows), parallel.dropped
+            dataset = dataset.map(to_autoregressive, fn_kwargs={"spec": dialect.spec})
+            mode = "as-is" if mode == "as-is" else "sequential"
+        if mode != "as-is" and not tokenised:
+            dataset = dataset.map(with_prompt_mode, fn_kwargs={"mode": mode, "spec": dialect.spec})
+        dataset, counts = screened(dataset)
         if counts is not None:
+            counts.dropped += dropped
             self.screenings[dataset_name] = counts
             for line in counts.lines():
                 logger.info(f"{dataset_name}: {line}")
-        return super()._prepare_dataset(
-            dataset, processing_class, args, packing, None, dataset_name
-        )
+        done = prepare(dataset, processing_class, args, packing, None, dataset_name)
+        if isinstance(done, Dataset):
+            self._prepared.add(done._fingerprint)
+        return done
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
@@ -231,10 +260,10 @@ class MultiverseSFTTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's, with the tokens trained on a second since the last time."""
-        now, (then, before) = time.monotonic(), self._counted
-        if self.model.training and self._total_train_tokens > before:
-            logs["tokens_per_second"] = round(
-                (self._total_train_tokens - before) / max(now - then, 1e-9), 1
-            )
-            self._counted = (now, self._total_train_tokens)
+        now = (time.monotonic(), self._total_train_tokens)
+        if self._counted is not None and now[1] > self._counted[1]:
+            seconds, tokens = (a - b for a, b in zip(now, self._counted, strict=True))
+            logs["tokens_per_second"] = round(tokens / max(seconds, 1e-9), 1)
+        # Between two logs of training alone: an evaluation in between would count as slow training.
+        self._counted = now if self.model.training else None
         super().log(logs, start_time)

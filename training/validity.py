@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from transformers import TrainerCallback
 
 from ..dialect import Dialect
@@ -12,6 +14,8 @@ from ..parallelism import parallelism
 from ..structure import parse
 from .decode import fork_join_decode
 from .screen import IGNORED
+
+logger = get_logger(__name__)
 
 
 class StructureValidity(TrainerCallback):
@@ -26,9 +30,19 @@ class StructureValidity(TrainerCallback):
     def __init__(self, trainer: Any, dialect: Dialect):
         self.trainer = trainer
         self.dialect = dialect
+        self._last = -1
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._last == state.global_step:
+            return  # several eval datasets: their first prompts have been answered
+        self._last = state.global_step
         prompts = self._prompts(args.eval_generations)
+        if not prompts:
+            logger.warning(
+                "eval_generations: no text of the eval dataset begins with a prompt that carries "
+                "no loss, so there is nothing to answer; use 'prompt' and 'completion' columns"
+            )
+            return
         model = self.trainer.model
         training = model.training
         eos = self.trainer._tokenizer.eos_token_id
@@ -58,7 +72,8 @@ class StructureValidity(TrainerCallback):
     def _prompts(self, count: int) -> list[list[int]]:
         """What stands before the first token that carries loss, of the first texts."""
         prompts: list[list[int]] = []
-        for row in self.trainer.eval_dataset:
+        given = self.trainer.eval_dataset or ()
+        for row in chain.from_iterable(given.values()) if isinstance(given, dict) else given:
             at = 0
             for length in row.get("seq_lengths") or [len(row["input_ids"])]:
                 labels = torch.tensor(row["labels"][at : at + length])

@@ -43,4 +43,4 @@ app.command("merge-adapter")(prepare.merge)
 app.command("prepare-model")(prepare.command)
 _FORWARDS: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command("serve", context_settings=_FORWARDS)(serve.command)
-app.command("sft", context_settings={**_FORWARDS, "help_option_names": ["--help"]})(sft.command)
+app.command("sft", context_settings={**_FORWARDS, "help_option_names": []})(sft.command)

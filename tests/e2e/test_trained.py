@@ -51,10 +51,9 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_what_was_trained_is_what_is_served(
-    overlap: Client, tokenizer: Any, dialect: Dialect, trained: Path
+    overlap: Client, tokenizer: Any, dialect: Dialect, trained: Path, trainer_model: Any
 ) -> None:
     assert json.loads((trained / "config.json").read_text())["multiverse"] == {"layout": 1}
-    shipped = overlap.generate(text="Let A = 482+395. What is A?", max_new_tokens=8)
     overlap.use(trained)
     model = AutoModelForCausalLM.from_pretrained(
         trained, dtype=torch.float32, attn_implementation="sdpa"
@@ -67,4 +66,5 @@ def test_what_was_trained_is_what_is_served(
     print(f"\n{trained.name}: {forks} forks, {len(gaps)} tokens, max |Δ logprob| {worst:.2e}")
     assert forks >= 3
     assert worst <= TOLERANCE
-    assert shipped["meta_info"]["completion_tokens"] == 8
+    before, _ = differences(trainer_model, dialect, asked)
+    assert before.abs().max() > 100 * TOLERANCE, "these are not the weights it started from"

@@ -123,3 +123,20 @@ def test_the_batch_is_padded_to_a_multiple(tokenizer, dialect, texts):
     )
     batch = collator([example(*text) for text in islice(texts, 2)])
     assert all(value.shape[1] % 128 == 0 for value in batch.values())
+
+
+@pytest.mark.parametrize("variant", ["autoregressive", "no-mask", "no-positions"])
+def test_the_ablations_change_one_thing_each(collator, tokenizer, dialect, texts, variant):
+    other = MultiverseCollator(
+        pad_token_id=tokenizer.pad_token_id, dialect=dialect, variant=variant
+    )
+    prompt, answer = max(texts, key=lambda text: len(text[1]))
+    length = len(prompt) + len(answer)
+    ours, theirs = (each([example(prompt, answer)]) for each in (collator, other))
+    assert torch.equal(theirs["position_ids"][0], torch.arange(length))
+    if variant == "no-positions":
+        assert torch.equal(theirs["multiverse_order"], ours["multiverse_order"])
+        assert torch.equal(theirs["labels"], ours["labels"])
+    else:
+        assert torch.equal(theirs["multiverse_order"][0], torch.arange(length).int())
+        assert theirs["labels"][0].tolist() == [IGNORED] * len(prompt) + answer

@@ -26,6 +26,7 @@ from sglang_multiverse.layout import LAYOUT_VERSION
 from sglang_multiverse.tiny.task import generate
 from sglang_multiverse.training.checkpoint import CheckpointError
 from sglang_multiverse.training.lora import (
+    RECORD,
     LoraError,
     merge_adapter,
     ready_head,
@@ -368,12 +369,16 @@ def test_the_record_of_the_layout_survives_the_merger(tmp_path, base, tokenizer,
     model.config.multiverse = {"layout": LAYOUT_VERSION}
     if place == "run":
         save_record(adapted, tmp_path / "run")
-    else:
+    else:  # an adapter that says nothing leaves its base's record
+        (tmp_path / "run" / RECORD).unlink()
         model.config.save_pretrained(base)
     assert merge_adapter(tmp_path / "run", tmp_path / "out").layout == LAYOUT_VERSION
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written["multiverse"] == {"layout": LAYOUT_VERSION}
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "run")._hf_peft_config_loaded
+    vars(model.config).pop("multiverse")
+    save_record(adapted, tmp_path / "run")  # trained as an ordinary model, whatever its base was
+    assert merge_adapter(tmp_path / "run", tmp_path / "ordinary").layout is None
 
 
 def test_an_adapter_is_not_prepared(tmp_path, base, tokenizer):

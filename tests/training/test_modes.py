@@ -51,9 +51,9 @@ def test_a_question_ends_in_one_sentence(mode, answer, ending, question):
     made = with_prompt_mode(row, mode)
     assert made["messages"][1]["content"] == f"2+2? {ending}"
     assert row["messages"][1]["content"] == question
-    assert with_prompt_mode({"prompt": question, "completion": answer}, mode)["prompt"] == (
-        f"2+2? {ending}"
-    )
+    space = question[len(question.rstrip()) :]
+    text = with_prompt_mode({"prompt": question, "completion": answer}, mode)["prompt"]
+    assert text == f"2+2? {ending}{space}", "a line break before the answer stays"
 
 
 def test_rows_without_such_texts_are_named():

@@ -77,6 +77,17 @@ def test_a_malformed_text_is_cut_before_the_block_that_is_wrong(texts, dialect):
     assert cut.keep == broken.index(dialect[Tag.PARALLEL])
 
 
+def test_a_dialogue_has_a_thought_for_each_turn_and_a_question_may_name_a_tag(texts, dialect):
+    (first, a), (second, b) = texts[0], texts[1]
+    twice = judge(first + second, a + b, dialect, max_length=None)
+    assert (twice.keep, twice.reason) == (len(first) + len(second), None)
+    inside = first.index(dialect[Tag.END_THINK])
+    torn = first[:inside] + second, a[:inside] + b  # a thought in an open one
+    assert judge(*torn, dialect, max_length=None).reason == "malformed: stray_tag"
+    word = dialect[Tag.PATH]
+    assert judge([word, *first], [IGNORED, *a], dialect, max_length=None).reason is None
+
+
 def test_what_carries_no_label_is_dropped(texts, dialect):
     ids, _ = texts[0]
     assert judge(ids, [IGNORED] * len(ids), dialect, max_length=None).reason == "no labels"

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from sglang_multiverse.cli import app
 from sglang_multiverse.curriculum import STAGES
+from sglang_multiverse.dialect import MULTIVERSE
 from sglang_multiverse.layout import LAYOUT_VERSION
 from sglang_multiverse.tiny import MODEL_DIR
 from sglang_multiverse.tiny.dataset import tiny_rows
@@ -100,10 +101,8 @@ def test_lora_trains_the_tags_and_merges_into_a_model_to_serve(tmp_path, tokeniz
     assert merged.layout == LAYOUT_VERSION
     before, after = weights(MODEL_DIR), weights(tmp_path / "merged")
     rows = (before["model.embed_tokens.weight"] != after["model.embed_tokens.weight"]).any(-1)
-    tags = {tokenizer.convert_tokens_to_ids(tag) for tag in ("<Path>", "</Path>", "<Goal>")}
-    changed = set(rows.nonzero().flatten().tolist())
-    assert tags <= changed
-    assert len(changed) <= 12
+    tags = set(tokenizer.convert_tokens_to_ids(list(MULTIVERSE.tags)))
+    assert set(rows.nonzero().flatten().tolist()) == tags
     touched = [name for name in before if not torch.equal(before[name], after[name])]
     assert {name.split(".")[-2] for name in touched if "layers" in name} == {"q_proj", "v_proj"}
 
@@ -122,7 +121,7 @@ def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(tmp_path, capsy
     assert "dropped 1: malformed: " in said
     assert "longer than 400 tokens" in said
     assert "degree of parallelism 1." in said
-    assert "1.3 M parameters" in said
+    assert "1,288,832 parameters, 1,288,832 of them trained" in said
     assert "nothing was trained" in said
     assert not out.exists()
 
@@ -138,18 +137,43 @@ def test_the_autoregressive_baseline_is_one_switch(tmp_path, tokenizer):
     assert "multiverse" not in json.loads((tmp_path / "config.json").read_text())
 
 
+def test_the_baseline_has_the_same_questions_asked_step_by_step(tmp_path, tokenizer):
+    rows = [{"prompt": "2+2?\n", "completion": BLOCK} for _ in range(3)]
+    rows[1]["completion"] = BLOCK.replace("</Path>\n<Path>", "</Path>\n\n<Path>")
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--dataset_name", str(data), "--eval_strategy", "no", "--eval_generations", "0"]
+    arguments += ["--prompt_mode", "auto"]
+    kept = {}
+    for variant in ("multiverse", "autoregressive"):
+        trainer = run(flags(tmp_path / variant, "--variant", variant, *arguments))
+        kept[variant] = trainer.screenings["train"].kept
+        text = tokenizer.decode(trainer.train_dataset[0]["input_ids"])
+        parallel = variant == "multiverse"
+        sentence = MULTIVERSE.parallel_prompt if parallel else MULTIVERSE.sequential_prompt
+        assert text.startswith(f"2+2? {sentence}\n<Think>")
+    assert kept == {"multiverse": 2, "autoregressive": 2}
+
+
+BLOCK = (
+    "<Think>\nLet's think in parallel.\n<Parallel>\n<Goal>\n<Outline>\n1: P\n</Outline>\n"
+    "<Outline>\n2: Q\n</Outline>\n</Goal>\n<Path>\n1: A\n</Path>\n<Path>\n2: B\n</Path>\n"
+    "<Conclusion>\nAB\n</Conclusion>\n</Parallel>\n</Think>\n\nAnswer: AB"
+)
+
+
 def test_the_curriculum_lays_out_eight_passes(tokenizer):
-    rows = tiny_rows(0, "train", 7)  # all parallel
+    rows = tiny_rows(0, "train", 7)  # all asked for in parallel, one without a block
     staged = in_stages(Dataset.from_list(rows), seed=1)
     assert len(staged) == 7 * len(STAGES)
     forked = ["<Path>" in row["completion"][0]["content"] for row in staged]
     asked = ["in parallel" in row["prompt"][0]["content"] for row in staged]
-    # A row without a block has only its twin; what forks is asked for in parallel.
-    assert all(a for a, f in zip(asked, forked, strict=True) if f)
+    assert forked == asked
+    n = sum("<Path>" in row["completion"][0]["content"] for row in rows)
     passes = [sum(asked[at : at + 7]) for at in range(0, 56, 7)]
     assert passes[:2] == [0, 0]
-    assert passes[-2:] == [7, 7]
-    assert passes[2] + passes[5] == passes[3] + passes[4] == 7
+    assert passes[-2:] == [n, n]
+    assert passes[2] + passes[5] == passes[3] + passes[4] == n
 
 
 def test_settings_and_names_that_cannot_be_are_refused(tmp_path):
@@ -171,7 +195,9 @@ def test_settings_and_names_that_cannot_be_are_refused(tmp_path):
 def test_the_command_lists_its_recipes_and_ends_with_a_word():
     said = CliRunner().invoke(app, ["sft"])
     assert said.exit_code == 2
-    assert "32b, 7b, lora, tiny" in said.output
+    assert said.output.rstrip().endswith("32b, 7b, lora, tiny")
+    bare = CliRunner().invoke(app, ["sft", "--config"])
+    assert bare.exit_code != 0
     wrong = CliRunner().invoke(app, ["sft", "--config", "nowhere"])
     assert wrong.exit_code != 0
 

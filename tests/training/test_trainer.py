@@ -86,6 +86,35 @@ def test_a_few_steps_lower_the_loss_and_paths_stay_apart(
     assert torch.equal((before != after).any(-1), sees)
 
 
+def test_what_evaluate_prepares_again_stays_packed_and_flat(
+    tmp_path, dataset, tokenizer, make_model
+):
+    changes = {"packing": True, "max_length": 1024, "per_device_train_batch_size": 1}
+    for variant in ("multiverse", "autoregressive"):
+        trainer = MultiverseSFTTrainer(
+            make_model(vocab=len(tokenizer)),
+            config(tmp_path, variant=variant, **changes),
+            train_dataset=dataset,
+            eval_dataset=dataset.select(range(8)),
+            processing_class=tokenizer,
+        )
+        first = trainer.evaluate()["eval_loss"]
+        assert trainer.evaluate(trainer.eval_dataset)["eval_loss"] == first
+        fresh = trainer.evaluate({"other": dataset.select(range(8))})
+        assert fresh["eval_other_loss"] == first
+
+
+def test_a_dataset_that_is_packed_already_is_refused(tmp_path, tokenizer, make_model):
+    packed = Dataset.from_list([{"input_ids": [5, 6], "labels": [5, 6], "seq_lengths": [1, 1]}])
+    with pytest.raises(ValueError, match="packed already"):
+        MultiverseSFTTrainer(
+            make_model(vocab=len(tokenizer)),
+            config(tmp_path),
+            train_dataset=packed,
+            processing_class=tokenizer,
+        )
+
+
 def test_labels_are_the_answer_without_what_the_engine_writes(
     tmp_path, dataset, tokenizer, make_model
 ):

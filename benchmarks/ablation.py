@@ -217,7 +217,7 @@ def report(results: dict[str, Any], docs: Path) -> str:
         "| model | right, % | word for word, own layout, % | critical path, tokens | tokens |",
         "|---|---|---|---|---|",
     ]
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure, axes = plt.subplots(figsize=(9, 4))
     for title, (arm, forking) in ROWS.items():
         runs = [
             one
@@ -251,7 +251,7 @@ def report(results: dict[str, Any], docs: Path) -> str:
         ylabel="answers right within it, %",
         ylim=(0, 100),
     )
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
     axes.grid(alpha=0.3)
     figure.tight_layout()
     (docs / "figures").mkdir(parents=True, exist_ok=True)
@@ -290,7 +290,9 @@ def main() -> None:
     else:
         trained = [json.loads(path.read_text()) for path in sorted(out.glob("*-*/trained.json"))]
         served = json.loads((out / "served.json").read_text())
-        print(report({"trained": trained, "served": served}, options.docs))
+        results = {"trained": trained, "served": served}
+        (out / "results.json").write_text(json.dumps(results, separators=(",", ":")))
+        print(report(results, options.docs))
 
 
 if __name__ == "__main__":

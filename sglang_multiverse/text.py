@@ -217,6 +217,12 @@ def serialise(document: Document, spec: DialectSpec = MULTIVERSE) -> str:
     return "".join(writer.out)
 
 
+def encodable(text: str) -> str:
+    """``text`` with half surrogate pairs replaced: JSON may escape one, and no output can encode
+    it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 # --- reading ---------------------------------------------------------------------------------
 
 

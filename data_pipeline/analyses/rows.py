@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sglang_multiverse.text import encodable
+
 from ..ingest import IngestError, read_rows
 from ..record import item_id
 
@@ -129,15 +131,15 @@ def _row(
     key = raw.get("id")
     if key is None:
         key = item_id(said) if said else number
-    return Row(_sound(str(key)), text, said, messages)
+    return Row(encodable(str(key)), text, said, messages)
 
 
 def _written(value: Any) -> str | None:
     """A text, or what a list of messages says."""
     if isinstance(value, str):
-        return _sound(value)
+        return encodable(value)
     if _is_chat(value):
-        return _sound("\n\n".join(message["content"] for message in value))
+        return encodable("\n\n".join(message["content"] for message in value))
     return None
 
 
@@ -150,8 +152,3 @@ def _is_chat(value: Any) -> bool:
             for one in value
         )
     )
-
-
-def _sound(text: str) -> str:
-    """JSON may escape half a surrogate pair, which no output can encode; replace it."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

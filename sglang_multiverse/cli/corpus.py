@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..text import encodable
 from .traces import BadLine
 
 #: Fields that may hold the text, its source and its reference answer, in the order they are
@@ -112,11 +113,6 @@ def _item(source: str, number: int, row: Mapping[str, Any], fields: Fields) -> I
             return bad(f"no field {wanted_field!r}; name another by {option}, or leave it out")
         found = wanted_field or next((field for field in known if field in row), None)
         value = row[found] if found else None
-        given.append(_sound(str(value)) if value is not None else None)
+        given.append(encodable(str(value)) if value is not None else None)
     key = next((str(row[field]) for field in ID_FIELDS if row.get(field) is not None), str(number))
-    return Item(_sound(key), _sound(row[name]), given[0], given[1])
-
-
-def _sound(text: str) -> str:
-    """JSON may escape half a surrogate pair, which no output can encode; replace it."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return Item(encodable(key), encodable(row[name]), given[0], given[1])

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..text import encodable
+
 #: Fields that may hold the text of a trace, in the order they are looked for.
 FIELDS = ("output", "text")
 
@@ -88,9 +90,4 @@ def _row(source: str, number: int, line: bytes, field: str | None) -> TraceText 
     text = row[name]
     if not isinstance(text, str):
         return bad(f"field {name!r} holds {type(text).__name__}, not text")
-    return TraceText(_sound(str(row.get("id", number))), _sound(text))
-
-
-def _sound(text: str) -> str:
-    """JSON may escape half a surrogate pair, which no output can encode; replace it."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return TraceText(encodable(str(row.get("id", number))), encodable(text))

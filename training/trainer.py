@@ -248,7 +248,10 @@ class MultiverseSFTTrainer(SFTTrainer):
             self.screenings[dataset_name] = counts
             for line in counts.lines():
                 logger.info(f"{dataset_name}: {line}")
-        done = prepare(dataset, processing_class, args, packing, None, dataset_name)
+        last = copy.copy(args)
+        if not packing:
+            last.max_length = None  # screened already: TRL's own passes would change nothing
+        done = prepare(dataset, processing_class, last, packing, None, dataset_name)
         if isinstance(done, Dataset):
             self._prepared.add(done._fingerprint)
         return done

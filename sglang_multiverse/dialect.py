@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
+from .turns import Turns
+
 
 class DialectError(ValueError):
     """A tokenizer does not name exactly one dialect completely."""
@@ -101,6 +103,8 @@ class Dialect:
         colon: id of the token that ends a label (``1:`` → ``1`` ``:``).
         ordinals: ids of the label ``i + 1`` (no colon) at index ``i``.
         label_alphabet: ids a label may consist of (digits and dots).
+        turns: how the chat template frames an assistant's turn, outside of which tags are words;
+            None where there is no template: tags count everywhere.
     """
 
     spec: DialectSpec
@@ -109,6 +113,7 @@ class Dialect:
     colon: int
     ordinals: tuple[tuple[int, ...], ...] = field(repr=False)
     label_alphabet: frozenset[int] = field(repr=False)
+    turns: Turns | None = None
     tag_of: Mapping[int, Tag] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -235,4 +240,5 @@ class Dialect:
             colon=colon,
             ordinals=tuple(ordinals),
             label_alphabet=frozenset(alphabet - {colon}),
+            turns=Turns.from_tokenizer(tokenizer),
         )

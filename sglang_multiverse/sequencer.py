@@ -77,6 +77,7 @@ class Sequencer:
         "block_start",
         "depth",
         "dialect",
+        "goal_end",
         "goal_start",
         "issues",
         "limits",
@@ -89,7 +90,7 @@ class Sequencer:
         self.limits = limits
         self.issues: list[Issue] = []
         self.outlines: list[tuple[int, int]] = []
-        self.block_start = self.goal_start = self._outline = -1
+        self.block_start = self.goal_start = self.goal_end = self._outline = -1
         self._state = _State.TEXT
         # Blocks whose goal was declined: whether each has a path open, written as text.
         self._declined: list[bool] = []
@@ -100,6 +101,11 @@ class Sequencer:
         chain = (Tag.PARALLEL, Tag.GOAL, Tag.OUTLINE)
         depth = {_State.BLOCK: 1, _State.GOAL: 2, _State.OUTLINE: 3}.get(self._state, 0)
         return chain[:depth]
+
+    @property
+    def forked(self) -> bool:
+        """Whether the last tag was the ``</Goal>`` of a goal that forks."""
+        return self._state is _State.FORKED
 
     @property
     def closers(self) -> int:
@@ -113,6 +119,7 @@ class Sequencer:
         other._state = self._state
         other.outlines = list(self.outlines)
         other.block_start, other.goal_start = self.block_start, self.goal_start
+        other.goal_end = self.goal_end
         other._outline = self._outline
         other._declined = list(self._declined)
         return other
@@ -156,7 +163,7 @@ class Sequencer:
         elif limits.max_depth is not None and self.depth + 1 > limits.max_depth:
             code, reason = "too_deep", f"depth {self.depth + 1}, limit {limits.max_depth}"
         else:
-            self._state = _State.FORKED
+            self._state, self.goal_end = _State.FORKED, offset + 1
             return Signal.FORK
         self._state = _State.TEXT
         self._declined.append(False)

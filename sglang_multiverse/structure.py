@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .dialect import MAX_LABEL_TOKENS, Dialect, Tag
 from .sequencer import UNLIMITED, Issue, Limits, Sequencer, Signal
+from .turns import Spans
 
 Tokens = Sequence[int] | npt.NDArray[np.integer]
 
@@ -114,22 +115,34 @@ class _Frame:
 
 
 class _Parser:
-    def __init__(self, tokens: Tokens, dialect: Dialect, limits: Limits):
+    def __init__(
+        self,
+        tokens: Tokens,
+        dialect: Dialect,
+        limits: Limits,
+        spans: Spans | None,
+        earlier: tuple[int, Limits] | None,
+    ):
         self.ids = np.asarray(tokens)
         if self.ids.ndim != 1:
             raise ValueError(f"expected one sequence of token ids, got shape {self.ids.shape}")
         self.dialect = dialect
-        self.limits = limits
+        self.later = limits
+        self.changes_at, self.limits = (0, limits) if earlier is None else earlier
+        self.spans = spans
         self.trace = Trace(length=len(self.ids))
-        self.frames = [_Frame(Sequencer(dialect, 0, limits), self.trace.blocks, None)]
+        self.frames = [_Frame(Sequencer(dialect, 0, self.limits), self.trace.blocks, None)]
         self.frames[0].sequencer.issues = self.trace.issues
         self.think: int | None = None
         self.thoughts = 0
 
     def run(self) -> Trace:
         tag_of = self.dialect.tag_of
-        at = np.flatnonzero(np.isin(self.ids, list(tag_of))) if len(self.ids) else ()
-        for offset in at:
+        for offset in tag_offsets(self.ids, self.dialect, self.spans):
+            if offset >= self.changes_at and self.limits is not self.later:
+                self.limits = self.later
+                for frame in self.frames:
+                    frame.sequencer.limits = self.later
             self.step(tag_of[int(self.ids[offset])], int(offset))
         self.finish()
         self.trace.issues.sort(key=lambda issue: issue.offset)
@@ -326,8 +339,41 @@ class _Parser:
         self.trace.issues.append(Issue(code, offset, message))
 
 
+def tag_offsets(
+    tokens: Tokens, dialect: Dialect, spans: Spans | None = None
+) -> npt.NDArray[np.intp]:
+    """Offsets of the tags that are structure in ``tokens``, ascending.
+
+    Args:
+        spans: ``[start, end)`` ranges in which tags count. None means the assistant's turns of the
+            chat template, or the whole text where it has no such turn.
+    """
+    ids = np.asarray(tokens)
+    if not len(ids):
+        return np.zeros(0, dtype=np.intp)
+    found = np.flatnonzero(np.isin(ids, dialect.tag_ids))
+    if spans is None:
+        if not len(found) or dialect.turns is None:
+            return found
+        spans = dialect.turns.spans(ids)
+        if not spans:
+            return found
+    if not spans:
+        return found[:0]
+    bounds = np.asarray(spans)
+    at = np.searchsorted(bounds[:, 0], found, side="right") - 1
+    inside: npt.NDArray[np.bool_] = (at >= 0) & (found < bounds[at, 1])
+    return found[inside]
+
+
 def parse(
-    tokens: Tokens, dialect: Dialect, *, strict: bool = False, limits: Limits = UNLIMITED
+    tokens: Tokens,
+    dialect: Dialect,
+    *,
+    strict: bool = False,
+    limits: Limits = UNLIMITED,
+    spans: Spans | None = None,
+    earlier: tuple[int, Limits] | None = None,
 ) -> Trace:
     """Parse token ids into the tree of blocks.
 
@@ -335,12 +381,14 @@ def parse(
         tokens: ids of one text, shape ``(n,)``; it may be cut anywhere.
         strict: raise unless the text is in canonical form and complete.
         limits: the bounds the engine served with, so that a goal it declined is text here too.
+        spans: where tags count, as in :func:`tag_offsets`.
+        earlier: an offset, and the bounds that held for goals before it.
 
     Raises:
         StructureError: with ``strict``, naming code and token offset of every issue. Without it
             nothing a model may emit raises; departures are in ``Trace.issues``.
     """
-    trace = _Parser(tokens, dialect, limits).run()
+    trace = _Parser(tokens, dialect, limits, spans, earlier).run()
     if strict and trace.issues:
         raise StructureError(trace.issues)
     return trace
@@ -358,4 +406,5 @@ __all__ = [
     "Tokens",
     "Trace",
     "parse",
+    "tag_offsets",
 ]

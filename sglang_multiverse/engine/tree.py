@@ -8,17 +8,26 @@ so every tensor-parallel rank decides the same.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..dialect import Dialect, Tag
 from ..layout import layout_of
 from ..parallelism import Parallelism, parallelism
 from ..sequencer import Limits, Sequencer, Signal
-from ..structure import Block, Path, Trace, parse
+from ..structure import Block, Path, Trace, parse, tag_offsets
+from ..turns import Spans
 from .options import EngineOptions
+
+#: Tags count in all that the engine writes, whatever else it holds.
+_EVERYWHERE: Spans = [(0, 1 << 62)]
+
+
+class PromptError(ValueError):
+    """A prompt that cannot be continued as it stands; the message says where to cut it."""
 
 
 class State(Enum):
@@ -28,6 +37,7 @@ class State(Enum):
     RUNNING = "running"  # decodes in a row of its own
     FORKED = "forked"  # waits for its paths
     CLOSED = "closed"  # a path that has ended, waits for its siblings
+    STOPPED = "stopped"  # a stop of the caller's stands in it; the answer ends there
     RESUMING = "resuming"  # joined, its conclusion not yet launched
     OVER = "over"  # its tokens belong to its parent, or the tree has ended
 
@@ -42,12 +52,24 @@ class Outcome(Enum):
     DROP = "drop"  # the tree had ended before this token
 
 
-class Emitted(NamedTuple):
-    """One token of the canonical stream. ``record`` is what the caller attached to it."""
+@dataclass
+class Emitted:
+    """A run of the canonical stream, in columns; ``records`` is what the caller attached."""
 
-    token: int
-    sampled: bool
-    record: Any
+    tokens: array[int] = field(default_factory=lambda: array("q"))
+    sampled: bytearray = field(default_factory=bytearray)
+    records: list[Any] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, node: Node, end: int) -> None:
+        """Append the tokens of ``node`` from where it was last left up to its ``end``."""
+        at = node.emitted
+        self.tokens.extend(node.tokens[at:end])
+        self.sampled += node.sampled[at:end]
+        self.records += node.records[at:end]
+        node.emitted = max(at, end)
 
 
 class Node:
@@ -61,6 +83,7 @@ class Node:
         pending: trailing tokens whose KV is not written and that the next row must extend.
         emitted: own tokens already handed to the canonical stream.
         stale: index of an own token that was replaced after a step may have written its KV.
+        stop: where the answer ends, an index into its own tokens, once it is STOPPED.
         handle: the scheduler's request object.
     """
 
@@ -79,6 +102,7 @@ class Node:
         "sequencer",
         "stale",
         "state",
+        "stop",
         "tokens",
     )
 
@@ -89,13 +113,14 @@ class Node:
         self.sequencer = sequencer
         self.base: int = 0 if parent is None else parent.row_len
         self.delta: int = 0 if parent is None else parent.delta
-        self.tokens: list[int] = []
+        self.tokens: array[int] = array("q")
         self.sampled = bytearray()
         self.records: list[Any] = []
         self.kids: list[Node] = []
         self.state = State.QUEUED
         self.pending = 0
         self.stale: int | None = None
+        self.stop: int | None = None
         self.emitted = 0
         self.handle: Any = None
 
@@ -112,10 +137,16 @@ class Node:
     @property
     def key(self) -> str:
         """Where it stands in the tree: ``""`` for the trunk, ``"2.1"`` for a nested path."""
-        if self.parent is None:
-            return ""
-        above = self.parent.key
-        return f"{above}.{self.index + 1}" if above else str(self.index + 1)
+        return ".".join(str(node.index + 1) for node in self.lineage()[1:])
+
+    def lineage(self) -> list[Node]:
+        """The nodes from the trunk down to this one."""
+        line: list[Node] = []
+        node: Node | None = self
+        while node is not None:
+            line.append(node)
+            node = node.parent
+        return line[::-1]
 
     def append(self, tokens: Sequence[int], *, sampled: bool) -> None:
         self.tokens.extend(tokens)
@@ -123,9 +154,12 @@ class Node:
         self.records.extend((None,) * len(tokens))
 
     def walk(self) -> Iterator[Node]:
-        yield self
-        for kid in self.kids:
-            yield from kid.walk()
+        """It and every node below it, parents before their paths, paths in canonical order."""
+        stack = [self]
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(reversed(node.kids))
 
 
 @dataclass
@@ -143,53 +177,90 @@ class Tree:
 
     Args:
         prompt: prompt token ids. Finished blocks in it are structure; an unjoined one is refused.
+            One that ends at a forking ``</Goal>`` forks at once (:meth:`begin`).
         max_new_tokens: bound on the generated tokens of all nodes together, injected ones included.
+        spans: where in the prompt tags are structure; None means everywhere.
+        prompt_limits: the bounds under which the blocks of the prompt were made; those of
+            ``options`` if None.
+
+    Attributes:
+        spans, prompt_limits: as given, or what stands for None.
+        stopped: the node whose stop the canonical stream has reached.
+        begins_forked: the prompt ends at a goal that forks.
 
     Raises:
-        ValueError: the prompt ends inside a block that has forked.
+        PromptError: the prompt ends inside a block that has forked.
     """
 
     def __init__(
-        self, prompt: Sequence[int], dialect: Dialect, options: EngineOptions, max_new_tokens: int
+        self,
+        prompt: Sequence[int],
+        dialect: Dialect,
+        options: EngineOptions,
+        max_new_tokens: int,
+        spans: Spans | None = None,
+        prompt_limits: Limits | None = None,
     ):
         self.dialect = dialect
         self.options = options
         self.limits = options.limits
+        self.prompt_limits = prompt_limits or options.limits
         self.max_new_tokens = max_new_tokens
         self.prompt_len = len(prompt)
         self.total = 0
         self.tally = Tally()
         self.over = False
+        self.stopped: Node | None = None
+        self.spans = _EVERYWHERE if spans is None else spans
         self.root = self._trunk(prompt)
+        self._cursor = self.root
+        self._measured: Parallelism | None = None
 
     def _trunk(self, prompt: Sequence[int]) -> Node:
-        sequencer = Sequencer(self.dialect, 0, self.limits)
+        sequencer = Sequencer(self.dialect, 0, self.prompt_limits)
         root = Node(None, 0, sequencer)
         root.append(prompt, sampled=False)
         root.emitted = len(prompt)
         root.state = State.RUNNING
-        tag_of = self.dialect.tag_of
-        tags = [(i, token) for i, token in enumerate(prompt) if token in tag_of]
-        self.structured_prompt = False
-        if not tags:
-            self.prompt_position = self.prompt_len
+        self.structured_prompt = self.begins_forked = False
+        self.prompt_position = self.prompt_len
+        tags = tag_offsets(root.tokens, self.dialect, self.spans)
+        if not len(tags):
+            sequencer.limits = self.limits
             return root
-        trace = parse(prompt, self.dialect, limits=self.limits)
+        trace = parse(root.tokens, self.dialect, limits=self.prompt_limits, spans=self.spans)
         if any(not block.joined for block in trace.blocks):
-            raise ValueError(
+            raise PromptError(
                 "the prompt ends inside a parallel block; finish the block up to its "
-                f"{self.dialect.spec[Tag.CONCLUSION]}, or cut the prompt before its "
-                f"{self.dialect.spec[Tag.END_GOAL]}"
+                f"{self.dialect.spec[Tag.CONCLUSION]}, or cut the prompt after its "
+                f"{self.dialect.spec[Tag.END_GOAL]}: there it forks"
             )
-        self.structured_prompt = bool(trace.blocks)
         # Only what stands after the last block can still open one.
         resume = max((block.region_end for block in trace.blocks), default=0)
-        for offset, token in tags:
-            if offset >= resume:
-                sequencer.feed(token, offset)
-        self.prompt_position = layout_of(trace).critical_path
-        root.delta = self.prompt_len - self.prompt_position
+        for offset in tags[tags >= resume].tolist():
+            if offset == tags[-1]:
+                sequencer.limits = self.limits  # a goal that ends the prompt forks now
+            sequencer.feed(root.tokens[offset], offset)
+        if sequencer.forked:
+            rest = tuple(root.tokens[offset + 1 :])
+            if rest != self.dialect.goal_tail[: len(rest)]:
+                raise PromptError(
+                    f"text follows the {self.dialect.spec[Tag.END_GOAL]} that ends the prompt; cut "
+                    "the prompt after it: there it forks"
+                )
+            self.begins_forked = True
+        self.structured_prompt = bool(trace.blocks) or self.begins_forked
+        if trace.blocks:
+            self.prompt_position = layout_of(trace).critical_path
+            root.delta = self.prompt_len - self.prompt_position
         return root
+
+    def begin(self) -> Outcome:
+        """Fork at the goal that ends the prompt, if one does."""
+        if not self.begins_forked:
+            return Outcome.CONTINUE
+        written = self.prompt_len - self.root.sequencer.goal_end
+        return self._fork(self.root, tail=self.dialect.goal_tail[written:])
 
     # What a token does.
 
@@ -198,12 +269,7 @@ class Tree:
         if self.over or node.state is not State.RUNNING:
             return Outcome.DROP
         offset = len(node.tokens)
-        node.append((token,), sampled=True)
-        if node.parent is None:
-            assert node.emitted == offset, "the trunk's stream is behind its own samples"
-            node.emitted += 1
-        self.total += 1
-        node.pending = 1
+        self.take(node, (token,))
         closers = node.sequencer.closers
         signal = node.sequencer.feed(token, offset)
         if self._spent(node):
@@ -213,6 +279,24 @@ class Tree:
         if node.parent is not None and signal in (Signal.END_PATH, Signal.END_THINK):
             return self.end_path(node, replace=signal is Signal.END_THINK, closers=closers)
         return Outcome.CONTINUE
+
+    def take(self, node: Node, tokens: Sequence[int]) -> None:
+        """Take sampled tokens that are no tags, or after which nothing is asked of the tree."""
+        if node.parent is None:
+            assert node.emitted == len(node.tokens), "the trunk's stream is behind its own samples"
+            node.emitted += len(tokens)
+        node.append(tokens, sampled=True)
+        self.total += len(tokens)
+        node.pending = 1
+
+    def stop(self, node: Node, end: int) -> None:
+        """A stop of the caller's ends after the first ``end`` own tokens of ``node``.
+
+        The node decodes no more. Paths before it go on: the answer ends where the canonical stream
+        reaches the stop, however rows were scheduled.
+        """
+        node.state = State.STOPPED
+        node.stop = end
 
     def end_path(self, node: Node, *, replace: bool, closers: int | None = None) -> Outcome:
         """``node``'s last token ends its path.
@@ -242,18 +326,19 @@ class Tree:
         self.over = True
         return Outcome.LENGTH
 
-    def _fork(self, node: Node) -> Outcome:
+    def _fork(self, node: Node, tail: tuple[int, ...] | None = None) -> Outcome:
         dialect = self.dialect
+        tail = dialect.goal_tail if tail is None else tail
         labels = [
             dialect.label(node.tokens[start + 1 : end]) or dialect.ordinal(i)
             for i, (start, end) in enumerate(node.sequencer.outlines)
         ]
         seeds = [dialect.path_seed(label) for label in labels]
-        injected = len(dialect.goal_tail) + sum(len(seed) for seed in seeds)
-        reach = node.next_position + len(dialect.goal_tail) + max(map(len, seeds)) + 1
+        injected = len(tail) + sum(len(seed) for seed in seeds)
+        reach = node.next_position + len(tail) + max(map(len, seeds)) + 1
         if not self._room(injected, len(seeds), reach):
             return self.end()
-        self._inject(node, dialect.goal_tail)
+        self._inject(node, tail)
         for i, seed in enumerate(seeds):
             kid = Node(node, i, Sequencer(dialect, node.depth + 1, self.limits))
             self._inject(kid, seed)
@@ -281,14 +366,15 @@ class Tree:
             self.end()
             return None
         kids = node.kids
-        flushed = all(kid.emitted == len(kid.tokens) for kid in kids)
+        if self._cursor.parent is node:  # the stream stands in one of its paths
+            before = sum(len(kid.tokens) for kid in kids[: self._cursor.index])
+            node.emitted = len(node.tokens) + before + self._cursor.emitted
+            self._cursor = node
         for kid in kids:
             node.tokens.extend(kid.tokens)
             node.sampled.extend(kid.sampled)
             node.records.extend(kid.records)
             kid.state = State.OVER
-        if flushed:
-            node.emitted = len(node.tokens)
         node.delta = node.row_len - furthest
         node.kids = []
         self._inject(node, seed)
@@ -328,27 +414,62 @@ class Tree:
     def live(self) -> int:
         return sum(1 for node in self.nodes() if node.state is State.RUNNING)
 
-    def emit(self, *, everything: bool = False) -> list[Emitted]:
+    def emit(self, *, everything: bool = False) -> Emitted:
         """The tokens of the canonical stream that have become visible since the last call.
 
         A path's tokens are visible when all paths before it have closed; with ``everything`` (the
-        request is over) open paths are taken as they stand.
+        request is over) open paths are taken as they stand. Nothing stands behind a stop.
         """
-        out: list[Emitted] = []
-
-        def take(node: Node) -> bool:
-            at = node.emitted
-            out.extend(
-                map(Emitted, node.tokens[at:], map(bool, node.sampled[at:]), node.records[at:])
-            )
-            node.emitted = len(node.tokens)
-            closed = node.state is State.CLOSED or everything
-            return all(take(kid) for kid in node.kids) and closed
-
-        take(self.root)
+        out = Emitted()
+        if self.stopped is not None:
+            return out
+        node: Node | None = self._cursor
+        while node is not None:
+            self._cursor = node
+            out.take(node, len(node.tokens) if node.stop is None else node.stop)
+            if node.stop is not None:
+                self.stopped = node
+                break
+            node = node.kids[0] if node.kids else self._after(node, everything)
         return out
 
-    def trace(self, *, written_only: bool = False) -> tuple[list[int], Trace, dict[Node, int]]:
+    @staticmethod
+    def _after(node: Node, everything: bool) -> Node | None:
+        """The node whose tokens follow those of ``node``, a node without paths, if they may."""
+        if node.state is not State.CLOSED and not everything:
+            return None
+        while node.parent is not None:
+            if node.index + 1 < len(node.parent.kids):
+                return node.parent.kids[node.index + 1]
+            if not everything:
+                return None  # the join comes first
+            node = node.parent
+        return None
+
+    def cut(self, generated: int) -> None:
+        """Forget all but the first ``generated`` tokens of the canonical text."""
+        left = self.prompt_len + generated
+        for node in list(self.nodes()):
+            keep = min(left, len(node.tokens))
+            left -= keep
+            del node.tokens[keep:], node.sampled[keep:], node.records[keep:]
+            node.kids = [kid for kid in node.kids if left]
+        for node in list(self.nodes()):
+            node.kids = [kid for kid in node.kids if kid.tokens]
+        self.total = generated
+        self._measured = None
+
+    def written(self) -> int:
+        """Tokens of the whole text whose KV a replay computes: what ``trace(written_only=True)``
+        holds, counted without laying it out."""
+        return sum(self._kept(node) for node in self.nodes() if node.state is not State.QUEUED)
+
+    @staticmethod
+    def _kept(node: Node) -> int:
+        open_ended = node.state in (State.RUNNING, State.RESUMING)
+        return len(node.tokens) - (node.pending if open_ended else 0)
+
+    def trace(self, *, written_only: bool = False) -> tuple[array[int], Trace, dict[Node, int]]:
         """The whole tree as one text in canonical order.
 
         Args:
@@ -358,65 +479,70 @@ class Tree:
             Its tokens, its tree of blocks (open blocks too), and where each open node's own
             tokens start.
         """
-        tokens: list[int] = []
+        tokens: array[int] = array("q")
         starts: dict[Node, int] = {}
-
-        def lay(node: Node) -> list[Block]:
-            start = starts[node] = len(tokens)
-            keep = len(node.tokens)
-            if written_only and node.state in (State.RUNNING, State.RESUMING):
-                keep -= node.pending
-            own = node.tokens[:keep]
+        ends: dict[Node, int] = {}
+        blocks: dict[Node, list[Block]] = {}
+        for node in self.nodes():
+            if written_only and node.state is State.QUEUED:
+                continue
+            starts[node] = start = len(tokens)
+            own = node.tokens[: self._kept(node)] if written_only else node.tokens[:]
             tokens.extend(own)
-            depth = self.limits.max_depth
-            within = Limits(self.limits.max_branches, None if depth is None else depth - node.depth)
-            blocks = [_shifted(b, start) for b in parse(own, self.dialect, limits=within).blocks]
-            kids = [kid for kid in node.kids if not (written_only and kid.state is State.QUEUED)]
-            if kids:
-                sequencer = node.sequencer
-                block = Block(
+            ends[node] = len(tokens)
+            blocks[node] = self._blocks(node, own, start)
+        for node in reversed(list(starts)):
+            kids = [kid for kid in node.kids if kid in starts]
+            if not kids:
+                continue
+            sequencer, start, region = node.sequencer, starts[node], ends[node]
+            ends[node] = ends[kids[-1]]
+            blocks[node].append(
+                Block(
                     start=start + sequencer.block_start,
-                    goal=(start + sequencer.goal_start, len(tokens)),
+                    goal=(start + sequencer.goal_start, region),
                     outlines=[(start + a, start + b) for a, b in sequencer.outlines],
-                    end=0,
+                    end=ends[node],
+                    paths=[Path(starts[k], ends[k], blocks=blocks[k]) for k in kids],
                 )
-                for kid in kids:
-                    path = Path(start=len(tokens), end=0)
-                    path.blocks = lay(kid)
-                    path.end = len(tokens)
-                    block.paths.append(path)
-                block.end = len(tokens)
-                blocks.append(block)
-            return blocks
+            )
+        return tokens, Trace(length=len(tokens), blocks=blocks[self.root]), starts
 
-        blocks = lay(self.root)
-        return tokens, Trace(length=len(tokens), blocks=blocks), starts
+    def _blocks(self, node: Node, own: array[int], start: int) -> list[Block]:
+        """The joined blocks among a node's own tokens, placed at ``start`` of the text."""
+        spans, earlier = _EVERYWHERE, None
+        if node.parent is None:
+            spans = [*self.spans, (self.prompt_len, _EVERYWHERE[0][1])]
+            earlier = self.prompt_len, self.prompt_limits
+        depth = self.limits.max_depth
+        within = Limits(self.limits.max_branches, None if depth is None else depth - node.depth)
+        trace = parse(own, self.dialect, limits=within, spans=spans, earlier=earlier)
+        if start:
+            for block, _ in trace.walk():
+                _shift(block, start)
+        return trace.blocks
 
     def parallelism(self) -> Parallelism:
         """Of all tokens generated so far."""
+        if self._measured is not None:
+            return self._measured
         _, trace, _ = self.trace()
-        return parallelism(trace, prompt_tokens=self.prompt_len)
+        measured = parallelism(trace, prompt_tokens=self.prompt_len)
+        if self.over:
+            self._measured = measured
+        return measured
 
 
-def _shifted(block: Block, by: int) -> Block:
-    def span(pair: tuple[int, int]) -> tuple[int, int]:
-        return pair[0] + by, pair[1] + by
-
-    return Block(
-        start=block.start + by,
-        goal=span(block.goal),
-        outlines=[span(outline) for outline in block.outlines],
-        end=block.end + by,
-        paths=[
-            Path(
-                start=path.start + by,
-                end=path.end + by,
-                close=None if path.close is None else path.close + by,
-                blocks=[_shifted(inner, by) for inner in path.blocks],
-            )
-            for path in block.paths
-        ],
-        conclusion=None if block.conclusion is None else span(block.conclusion),
-        joined=block.joined,
-        closed=block.closed,
-    )
+def _shift(block: Block, by: int) -> None:
+    """Move ``block`` itself, not the blocks in its paths, ``by`` tokens to the right."""
+    block.start += by
+    block.end += by
+    block.goal = (block.goal[0] + by, block.goal[1] + by)
+    block.outlines = [(start + by, end + by) for start, end in block.outlines]
+    for path in block.paths:
+        path.start += by
+        path.end += by
+        if path.close is not None:
+            path.close += by
+    if block.conclusion is not None:
+        block.conclusion = (block.conclusion[0] + by, block.conclusion[1] + by)

@@ -77,9 +77,9 @@ class Driver:
         self.check()
 
     def read(self, *, everything: bool = False) -> None:
-        for token, sampled, _ in self.tree.emit(everything=everything):
-            self.stream.append(token)
-            self.sampled.append(sampled)
+        emitted = self.tree.emit(everything=everything)
+        self.stream.extend(emitted.tokens)
+        self.sampled.extend(map(bool, emitted.sampled))
 
     def run(self) -> None:
         while not self.tree.over:
@@ -112,7 +112,7 @@ def drive(seed: int, limit: int, options: EngineOptions | None = None) -> Driver
 def test_the_stream_is_the_tree_in_canonical_order(seed: int, limit: int) -> None:
     driver = drive(seed, limit)
     tokens, _, _ = driver.tree.trace()
-    assert driver.stream == tokens[driver.tree.prompt_len :]
+    assert driver.stream == list(tokens[driver.tree.prompt_len :])
     assert len(driver.stream) == driver.tree.total <= limit
 
 
@@ -140,7 +140,7 @@ def test_positions_are_those_of_the_finished_text(
         ids = [WORD, *driver.stream]
         trace = parse(ids, DIALECT, limits=options.limits)
         laid = layout_of(trace)
-        assert ids == root.tokens
+        assert ids == list(root.tokens)
         assert all(block.joined for block in trace.blocks)
         assert root.next_position == int(laid.position[-1]) + 1
         assert len(trace.blocks) <= driver.tree.tally.forks
@@ -261,3 +261,75 @@ def test_a_request_tightens_but_never_widens() -> None:
     assert server.for_request({"multiverse": {"max_branches": 3}}).max_branches == 3
     assert server.for_request({"multiverse": False}).enabled is False
     assert server.for_request(None) is server
+
+
+def test_a_prompt_that_ends_at_its_goal_forks_at_once() -> None:
+    tail = list(DIALECT.goal_tail)
+    for written in range(len(tail) + 1):
+        prompt = [WORD, *opening(2), *tail[:written]]
+        tree = Tree(prompt, DIALECT, EngineOptions(), 100)
+        assert tree.begins_forked
+        assert tree.begin() is Outcome.FORK
+        assert list(tree.root.tokens) == [WORD, *opening(2), *tail]
+        assert len(tree.root.kids) == 2
+    with pytest.raises(ValueError, match="text follows"):
+        Tree([WORD, *opening(2), WORD], DIALECT, EngineOptions(), 100)
+    tight = Tree([WORD, *opening(2)], DIALECT, EngineOptions(), 3)
+    assert tight.begin() is Outcome.LENGTH
+
+
+def test_what_the_prompt_was_made_under_stays_when_a_request_is_tighter() -> None:
+    path = [*DIALECT.path_seed(DIALECT.ordinal(0)), DIALECT[Tag.END_PATH], *DIALECT.path_tail]
+    prompt = [*opening(3), *DIALECT.goal_tail, *3 * path, *DIALECT.conclusion_seed, WORD]
+    narrow = EngineOptions(max_branches=2)
+    tree = Tree(prompt, DIALECT, narrow, 100, prompt_limits=EngineOptions().limits)
+    assert tree.structured_prompt
+    assert fed(tree, tree.root, opening(3))[-1] is Outcome.CONTINUE
+    _, trace, _ = tree.trace()
+    assert len(trace.blocks) == 1
+
+
+def test_the_answer_ends_at_a_stop_however_paths_were_scheduled() -> None:
+    """Path 2 stops first; path 1 goes on to its end; path 3 does not count."""
+    tree = forked(outlines=3)
+    first, second, third = tree.root.kids
+    fed(tree, third, [WORD] * 4)
+    fed(tree, second, [WORD, WORD])
+    tree.stop(second, len(second.tokens))
+    assert tree.accept(second, WORD) is Outcome.DROP
+    fed(tree, first, [WORD] * 5)
+    read = list(tree.emit().tokens)
+    assert tree.stopped is None
+    fed(tree, first, [DIALECT[Tag.END_PATH]])
+    read += tree.emit().tokens
+    assert tree.stopped is second
+    assert not tree.ready_to_join(tree.root)
+    assert not tree.emit(everything=True)
+    before = [*opening(3), *DIALECT.goal_tail, *first.tokens, *second.tokens]
+    assert read == before[len(opening(3)) :]
+    tree.cut(len(before))
+    tokens, trace, _ = tree.trace()
+    assert list(tokens) == [WORD, *before]
+    assert [len(block.paths) for block in trace.blocks] == [2]
+
+
+def test_a_chain_of_forks_far_deeper_than_is_served() -> None:
+    """Walking, streaming and laying out a deep tree needs no deep stack."""
+    depth = 1500
+    tree = Tree([WORD], DIALECT, EngineOptions(), 10**6)
+    object.__setattr__(tree.limits, "max_depth", None)
+    node = tree.root
+    for _ in range(depth):
+        assert fed(tree, node, opening(2))[-1] is Outcome.FORK
+        for kid in node.kids:
+            kid.state = State.RUNNING
+        node = node.kids[0]
+    assert node.key == ".".join(["1"] * depth)
+    assert len(list(tree.nodes())) == 2 * depth + 1
+    assert len(tree.emit()) == sum(len(n.tokens) for n in node.lineage()[1:]) + len(
+        DIALECT.goal_tail
+    )
+    tokens, trace, starts = tree.trace()
+    assert trace.depth == depth
+    assert len(starts) == 2 * depth + 1
+    assert len(tokens) == tree.total + 1

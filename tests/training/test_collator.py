@@ -52,6 +52,19 @@ def test_rows_are_laid_out_whole_and_padding_is_alone(collator, dialect, texts):
         assert (batch["labels"][row, n:] == IGNORED).all()
 
 
+def test_a_block_that_a_user_quotes_is_words(collator, tokenizer, dialect, texts):
+    """As the server reads it: structure is what an assistant says."""
+    _, answer = texts[0]
+    quoted = tokenizer.decode(answer[: answer.index(tokenizer.eos_token_id)])
+    messages = [{"role": "user", "content": f"What does this mean? {quoted}"}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert len(parse(answer, dialect).blocks) >= 1
+    batch = collator([example(list(prompt), answer)])
+    position = batch["position_ids"][0].tolist()
+    assert position[: len(prompt)] == list(range(len(prompt)))
+    assert position[len(prompt) :] == [len(prompt) + p for p in layout(answer, dialect).position]
+
+
 def test_packed_texts_have_the_logits_they_have_alone(collator, texts, tokenizer, make_model):
     model = enable_multiverse_attention(make_model(vocab=len(tokenizer)))
     rows = [example(*text) for text in texts]

@@ -7,6 +7,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..sequencer import Limits
+from .guard import MAX_COUNTED
+from .policy import Policy
+
+#: The depth of nesting that the tests run; no option lifts it.
+MOST_DEPTH = 64
+STRUCTURE = ("assistant", "all", "none")
 
 
 class OptionError(ValueError):
@@ -25,6 +31,12 @@ class EngineOptions:
             their turn, with the same text and the same KV.
         max_critical_path: most generated tokens on the longest chain of visible tokens; the
             request ends there with finish reason ``length``.
+        policy: when waiting paths start, ``eager``, ``cap:N`` or ``load:N``
+            (:class:`~sglang_multiverse.engine.policy.Policy`); the server's alone.
+        tag_guard: mask the logits of tags where the grammar does not allow them.
+        structure: where in a prompt tags are structure: in an ``assistant``'s turns of the chat
+            template, in ``all`` of it, or in ``none``; elsewhere they are words. A tokenizer
+            without a template knows no turns: there ``assistant`` means ``all``.
     """
 
     enabled: bool = True
@@ -32,48 +44,88 @@ class EngineOptions:
     max_depth: int | None = 4
     max_live_rows: int | None = None
     max_critical_path: int | None = None
+    policy: str = "eager"
+    tag_guard: bool = False
+    structure: str = "assistant"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.enabled, bool):
-            raise OptionError(f"multiverse.enabled must be true or false, got {self.enabled!r}")
+        for name in ("enabled", "tag_guard"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(
+                    f"multiverse.{name} must be true or false, got {getattr(self, name)!r}"
+                )
+        if self.structure not in STRUCTURE:
+            raise OptionError(
+                f"multiverse.structure must be one of {', '.join(STRUCTURE)}, "
+                f"got {self.structure!r}"
+            )
+        try:
+            Policy.parse(self.policy)
+        except ValueError as error:
+            raise OptionError(f"multiverse.policy: {error}") from error
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise OptionError(f"multiverse.{name} must be an integer >= {least}, got {value!r}")
+        if self.tag_guard and (self.max_branches or 0) > MAX_COUNTED:
+            raise OptionError(
+                f"multiverse.tag_guard counts up to {MAX_COUNTED} outlines, and max_branches is "
+                f"{self.max_branches}; lower it, or leave one of them out"
+            )
 
     @property
     def limits(self) -> Limits:
-        return Limits(max_branches=self.max_branches, max_depth=self.max_depth)
+        """What decides whether a goal forks; a depth without a bound has the one that is tested."""
+        depth = MOST_DEPTH if self.max_depth is None else min(self.max_depth, MOST_DEPTH)
+        return Limits(max_branches=self.max_branches, max_depth=depth)
 
-    def for_request(self, custom_params: Mapping[str, Any] | None) -> EngineOptions:
+    def for_request(self, custom_params: Any) -> EngineOptions:
         """These options narrowed by a request's ``custom_params["multiverse"]``.
 
         The value is ``false`` (decode sequentially) or an object with any of the fields. A
-        request may tighten the server's bounds on branches, depth and rows, never widen them.
+        request may tighten the server's bounds on branches, depth and rows, never widen them; it
+        may switch the tag guard on or off; the policy is the server's.
 
         Raises:
             OptionError: unknown field or unusable value.
         """
-        given = (custom_params or {}).get("multiverse")
+        if not isinstance(custom_params, Mapping):
+            return self  # somebody else's: stock SGLang takes anything here
+        given = custom_params.get("multiverse")
         if given is None or given is True:
             return self
         if given is False:
             return replace(self, enabled=False)
         if not isinstance(given, Mapping):
             raise OptionError(f"custom_params.multiverse must be an object or false, got {given!r}")
-        known = {field.name for field in fields(self)}
+        known = {field.name for field in fields(self)} - {"policy"}
         unknown = sorted(set(given) - known)
         if unknown:
             raise OptionError(
                 f"custom_params.multiverse has unknown field(s) {', '.join(unknown)}; "
                 f"known: {', '.join(sorted(known))}"
             )
-        asked = EngineOptions(**{"max_branches": None, "max_depth": None, **given})
-        return EngineOptions(
+        # Checked alone first, so that a message names what the request said.
+        asked = EngineOptions(
+            **{
+                "max_branches": None,
+                "max_depth": None,
+                "tag_guard": self.tag_guard,
+                "structure": self.structure,
+                **given,
+            }
+        )
+        bounds: dict[str, Any] = {
+            name: _tighter(getattr(self, name), getattr(asked, name)) for name in _LEAST
+        }
+        return replace(
+            self,
             enabled=self.enabled and asked.enabled,
-            **{name: _tighter(getattr(self, name), getattr(asked, name)) for name in _LEAST},
+            tag_guard=asked.tag_guard,
+            structure=asked.structure,
+            **bounds,
         )
 
 

@@ -62,10 +62,11 @@ def build_tokenizer(
         unk_token=None,
         eos_token=END,
         pad_token=PAD,
-        extra_special_tokens=[USER, *spec.tags],
+        extra_special_tokens=[USER],
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
         model_max_length=2048,
     )
-    made.add_tokens([AddedToken(word, normalized=False) for word in words])
+    # Not special: the tags are text of the answer, whatever skip_special_tokens says.
+    made.add_tokens([AddedToken(text, normalized=False) for text in [*spec.tags, *words]])
     return made

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tokenizers import AddedToken
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..dialect import MULTIVERSE, Dialect, DialectSpec
+from ..tag_tokens import tags_as_text
 from .checkpoint import SHARD_SIZE, check_place, load, load_tokenizer, new_folder
 
 #: Tables grow to a multiple of this, as matrix kernels like it.
@@ -96,10 +98,11 @@ def prepare_model(
 def add_tags(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: DialectSpec = MULTIVERSE
 ) -> list[str]:
-    """Make the tags of ``spec`` special tokens of ``tokenizer``, with rows in ``model``.
+    """Make the tags of ``spec`` tokens of ``tokenizer``, with rows in ``model``.
 
     Both are changed in place, and only where tags are missing: rows of tags that are there stay
-    as they are, the tables never shrink, the tokenizer keeps its other special tokens. Input and
+    as they are, the tables never shrink, the tokenizer keeps its special tokens. The tags are
+    not among these (:mod:`sglang_multiverse.tag_tokens`), also where they were. Input and
     output rows are set by :func:`tag_rows`; an output bias becomes the mean of the others. Where
     the tables must grow, rows of no token get the mean row, which no text makes likely.
 
@@ -112,10 +115,9 @@ def add_tags(
     """
     tables = _tables(model)
     before = tokenizer.get_vocab()
-    tokenizer.add_special_tokens(
-        {"extra_special_tokens": [t for t in spec.tags if t not in tokenizer.all_special_tokens]},
-        replace_extra_special_tokens=False,
-    )
+    there = tokenizer.get_added_vocab()
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in spec.tags if t not in there])
+    tags_as_text(tokenizer, spec.tags)
     vocabulary = tokenizer.get_vocab()
     for tag in spec.tags:
         if tokenizer.encode(tag, add_special_tokens=False) != [vocabulary[tag]]:

@@ -44,7 +44,7 @@ def command(
     max_shard_size: ShardSize = "5GB",
     as_json: AsJson = False,
 ) -> None:
-    """Add the tags to a checkpoint: twelve special tokens, and rows to start training from.
+    """Add the tags to a checkpoint: twelve tokens, and rows to start training from.
 
     Rows of tags that are there already stay as they are: a prepared checkpoint, or a trained one,
     comes out with the weights it had.
@@ -118,7 +118,7 @@ def _told(done: Prepared) -> str:
     lines = [f"{done.source} → {done.out}"]
     if done.added:
         ids = ", ".join(f"{tag} {done.token_ids[tag]}" for tag in done.added)
-        lines.append(f"added {len(done.added)} special tokens with rows of their own: {ids}")
+        lines.append(f"added {len(done.added)} tokens with rows of their own: {ids}")
     else:
         lines.append(
             f"nothing to add: all tags of {done.dialect} were there, and every row stays as it was"

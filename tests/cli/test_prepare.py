@@ -53,7 +53,7 @@ def test_what_was_done_is_told(tmp_path, source):
     assert done.exit_code == 0, done.output
     head, added, rows, dtype = done.stdout.splitlines()
     assert head == f"{source} → {tmp_path / 'out'}"
-    assert added.startswith("added 12 special tokens with rows of their own: <Think> 257, ")
+    assert added.startswith("added 12 tokens with rows of their own: <Think> 257, ")
     assert rows == "300 rows (as before), shared by input and output; 269 tokens"
     assert dtype == "saved in float32"
     again = run("prepare-model", tmp_path / "out", "--out", tmp_path / "again")

@@ -134,15 +134,14 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 # The tokenizer.
 
 
-def test_tags_become_special_tokens_beside_the_models_own(model, tokenizer):
+def test_tags_become_tokens_beside_the_models_own(model, tokenizer):
     before = tokenizer.get_vocab()
     special = list(tokenizer.all_special_tokens)
     assert add_tags(model, tokenizer) == list(MULTIVERSE.tags)
     vocabulary = tokenizer.get_vocab()
     assert {word: vocabulary[word] for word in before} == before
     assert [vocabulary[tag] for tag in MULTIVERSE.tags] == list(range(len(before), len(vocabulary)))
-    assert sorted(tokenizer.all_special_tokens) == sorted([*special, *MULTIVERSE.tags])
-    assert "<tool_call>" not in tokenizer.all_special_tokens
+    assert tokenizer.all_special_tokens == special  # the tags are text of the answer
     dialect = Dialect.from_tokenizer(tokenizer)
     assert tokenizer.encode("a<Path>b") == [
         *tokenizer.encode("a"),
@@ -268,17 +267,19 @@ def test_only_missing_tags_are_given_rows():
     assert len(next(tables(model))[Dialect.from_tokenizer(tokenizer).tag_ids,].unique(dim=0)) == 12
 
 
-def test_tags_that_are_tokens_but_not_special_become_so(tmp_path):
+@pytest.mark.parametrize("special", [False, True])
+def test_tags_are_text_whatever_the_tokens_were(tmp_path, special):
     tokenizer = plain_tokenizer()
-    tokenizer.add_tokens([AddedToken("<Path>", normalized=False)])
+    tokenizer.add_tokens([AddedToken("<Path>", normalized=False, special=special)])
     model = small(Qwen2Config, len(tokenizer), True)
     was = next(tables(model)).clone()
     assert "<Path>" not in add_tags(model, tokenizer)
     assert torch.equal(next(tables(model))[: len(was)], was)
     tokenizer.save_pretrained(tmp_path)
     back = AutoTokenizer.from_pretrained(tmp_path)
-    assert set(MULTIVERSE.tags) <= set(back.all_special_tokens)
-    assert back.decode(back.encode("a<Path>b"), skip_special_tokens=True) == "ab"
+    assert not set(MULTIVERSE.tags) & set(back.all_special_tokens)
+    told = "a<Path>b</Think>"
+    assert back.decode(back.encode(f"{told}<|im_end|>"), skip_special_tokens=True) == told
 
 
 def test_tags_without_rows_are_given_rows():

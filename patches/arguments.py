@@ -18,23 +18,32 @@ from sglang.srt.plugins.hook_registry import HookType
 from sglang_multiverse import SGLANG_VERSION
 
 from ..dialect import SPECS
-from ..engine.options import EngineOptions, OptionError
-from .hooks import Hook, PatchError, apply
-from .support import argument_problems
+from ..engine.options import STRUCTURE, EngineOptions, OptionError
+from .answers import parsers
+from .compatibility import argument_problems, refusal
+from .hooks import Hook, PatchError
 
 NAME = "multiverse"
 #: Tells the processes a server starts that they are to be armed.
 ACTIVE = "SGLANG_MULTIVERSE_ACTIVE"
 PAGED = "SGLANG_FLASHINFER_USE_PAGED"
+#: The application that tokenizer workers import; they load no plugins.
+APP = "SGLANG_HTTP_SERVER_APP_PATH"
+WORKER_APP = "sglang_multiverse.patches.http_worker:app"
 
 _SERVER_ARGS = "sglang.srt.server_args.ServerArgs"
 _OPTIONS = tuple(field.name for field in fields(EngineOptions) if field.name != "enabled")
+_LIMITS = ("max_branches", "max_depth", "max_live_rows", "max_critical_path")
 _HELP = {
     "max_branches": "most paths of one block; a goal with more goes on sequentially",
     "max_depth": "most blocks around one token; a deeper goal goes on sequentially",
     "max_live_rows": "most paths of one request decoding at a time; the others wait their turn",
     "max_critical_path": "most generated tokens on the longest chain of visible tokens",
 }
+_POLICY = (
+    "when waiting paths start: 'eager' at once; 'cap:N' at most N of one request decode at a time; "
+    "'load:N' beyond a request's first, only while the running batch holds fewer than N rows"
+)
 
 
 def _limit(text: str) -> int | None:
@@ -57,7 +66,7 @@ def _add_cli_args(result: Any, parser: argparse.ArgumentParser) -> None:
         default=None,
         help="the tags of the checkpoint (default: found from its tokenizer)",
     )
-    for name in _OPTIONS:
+    for name in _LIMITS:
         group.add_argument(
             f"--multiverse-{name.replace('_', '-')}",
             type=_limit,
@@ -65,6 +74,25 @@ def _add_cli_args(result: Any, parser: argparse.ArgumentParser) -> None:
             metavar="N|none",
             help=f"{_HELP[name]} (default: {getattr(defaults, name)})".replace("None", "none"),
         )
+    group.add_argument(
+        "--multiverse-policy",
+        default=defaults.policy,
+        metavar="eager|cap:N|load:N",
+        help=f"{_POLICY} (default: {defaults.policy})",
+    )
+    group.add_argument(
+        "--multiverse-tag-guard",
+        action="store_true",
+        default=defaults.tag_guard,
+        help="mask the logits of tags where the grammar does not allow them",
+    )
+    group.add_argument(
+        "--multiverse-structure",
+        choices=STRUCTURE,
+        default=defaults.structure,
+        help="where in a prompt tags are structure: in an assistant's turns of the chat template, "
+        f"everywhere, or nowhere (default: {defaults.structure})",
+    )
 
 
 def _from_cli_args(result: Any, cls: Any, args: argparse.Namespace) -> Any:
@@ -82,9 +110,13 @@ def activate(
     Raises:
         SystemExit: what was asked for cannot be served; nothing has been started.
     """
+    if server_args.reasoning_parser == parsers.NAME:
+        parsers.install()
     if NAME not in plugins:
         if os.environ.pop(ACTIVE, None):
             os.environ.pop(PAGED, None)
+            if os.environ.get(APP) == WORKER_APP:
+                del os.environ[APP]
         return
     try:
         installed = metadata.version("sglang")
@@ -94,18 +126,24 @@ def activate(
                 f"installed: pip install 'sglang=={SGLANG_VERSION}'"
             )
         EngineOptions(**options)
+        if os.environ.get(APP, WORKER_APP) != WORKER_APP and server_args.tokenizer_worker_num > 1:
+            raise PatchError(
+                f"--tokenizer-worker-num {server_args.tokenizer_worker_num} with {APP}="
+                f"{os.environ[APP]}: the workers need {WORKER_APP}; unset the variable"
+            )
         found = argument_problems(server_args)
         if found:
-            raise PatchError("--plugin multiverse cannot serve this: " + "; ".join(found))
-        from .stream import MAIN_HOOKS
+            raise PatchError(refusal(found))
+        from .http_process import arm
 
-        apply(MAIN_HOOKS)
+        arm()
     except (OptionError, PatchError) as error:
         raise SystemExit(str(error)) from error
     server_args._multiverse = {"options": options, "dialect": dialect}
     os.environ[ACTIVE] = "1"
     # Fork and join need K and V written before attention; the ragged prefill attends first.
     os.environ[PAGED] = "1"
+    os.environ.setdefault(APP, WORKER_APP)
 
 
 def engine_server_args(**kwargs: Any) -> Any:

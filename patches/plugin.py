@@ -18,15 +18,18 @@ def register() -> None:
         SystemExit: this process was to be armed and cannot be. (SGLang swallows exceptions here.)
     """
     from . import arguments
+    from .answers import parsers
     from .hooks import PatchError, apply
+    from .registry import scheduler_hooks, start_hooks, tokenizer_hooks
 
     try:
-        apply(arguments.HOOKS)
+        apply(start_hooks())
         _extend_engine()
+        parsers.offer()
+        if os.environ.get(arguments.ACTIVE):
+            apply(tokenizer_hooks())
         if os.environ.get(arguments.ACTIVE) and _schedules():
-            from . import batch, forward, scheduler, stream
-
-            apply([*scheduler.HOOKS, *batch.HOOKS, *forward.HOOKS, *stream.HOOKS])
+            apply(scheduler_hooks())
     except PatchError as error:
         if os.environ.get(arguments.ACTIVE) or any(
             "multiverse" in argument for argument in sys.argv

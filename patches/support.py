@@ -1,118 +1,79 @@
-"""What cannot be served yet is refused at start-up, with the remedy.
+"""What cannot be served is refused at start-up, with the remedy.
 
-Reads ``ServerArgs`` and the set-up ``Scheduler``. Verified on SGLang 0.5.23.
+Server arguments are refused by the tables of ``compatibility``; what only a loaded model shows, by
+:func:`check_scheduler`. Verified on SGLang 0.5.23.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from sglang.srt.configs.model_config import AttentionArch
+
 from ..layout import LAYOUT_VERSION
+from .compatibility import ARGUMENTS, argument_problems, refusal, resolved_problems
 from .hooks import PatchError
 
 #: Backends that write K and V of a whole batch before they attend, at token granularity.
-ATTENTION_BACKENDS = ("torch_native", "triton", "flashinfer", "fa3")
+ATTENTION_BACKENDS: tuple[str, ...] = next(
+    entry.served for entry in ARGUMENTS if "attention_backend" in entry.fields
+)
 
-
-def _refuse(what: str, remedy: str) -> str:
-    return f"{what}: {remedy}"
-
-
-def argument_problems(args: Any) -> list[str]:
-    """Why these server arguments cannot be served with fork and join."""
-    found: list[str] = []
-
-    def refuse(condition: Any, what: str, remedy: str) -> None:
-        if condition:
-            found.append(_refuse(what, remedy))
-
-    refuse((args.page_size or 1) > 1, f"--page-size {args.page_size}", "pass --page-size 1")
-    refuse(
-        args.speculative_algorithm,
-        f"--speculative-algorithm {args.speculative_algorithm}",
-        "serve without speculative decoding",
-    )
-    refuse((args.pp_size or 1) > 1, f"--pp-size {args.pp_size}", "use tensor parallelism (--tp)")
-    refuse(
-        args.disaggregation_mode not in (None, "null"),
-        f"--disaggregation-mode {args.disaggregation_mode}",
-        "serve prefill and decode together",
-    )
-    refuse(
-        args.enable_hierarchical_cache,
-        "--enable-hierarchical-cache",
-        "leave it out; the GPU prefix cache works",
-    )
-    refuse(args.enable_mixed_chunk, "--enable-mixed-chunk", "leave it out")
-    refuse(args.dllm_algorithm, "--dllm-algorithm", "diffusion models do not decode step by step")
-    refuse(args.enable_dp_attention, "--enable-dp-attention", "use tensor parallelism (--tp)")
-    refuse(args.enable_lora, "--enable-lora", "serve weights with the adapter merged")
-    refuse(
-        args.skip_tokenizer_init,
-        "--skip-tokenizer-init",
-        "leave it out; the tags are found from the tokenizer",
-    )
-    refuse(args.enable_pdmux, "--enable-pdmux", "leave it out")
-    refuse(
-        args.enable_priority_scheduling,
-        "--enable-priority-scheduling",
-        "leave it out; requests run in order of arrival",
-    )
-    refuse(
-        (args.tokenizer_worker_num or 1) > 1,
-        f"--tokenizer-worker-num {args.tokenizer_worker_num}",
-        "pass --tokenizer-worker-num 1",
-    )
-    for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
-        backend = getattr(args, name)
-        refuse(
-            backend is not None and backend not in ATTENTION_BACKENDS,
-            f"--{name.replace('_', '-')} {backend}",
-            f"pass one of {', '.join(ATTENTION_BACKENDS)}",
-        )
-    return found
+_WITHOUT = "serve it without the plugin"
 
 
 def check_scheduler(scheduler: Any) -> None:
-    """The same for what only a loaded model shows.
+    """Refuse what only a set-up scheduler shows: the model's kind, what SGLang chose for it.
 
     Raises:
         PatchError: with every reason and its remedy.
     """
-    found: list[str] = []
+    found = [*model_problems(scheduler), *resolved_problems(scheduler.server_args)]
+    if found:
+        raise PatchError(refusal(found))
+
+
+def model_problems(scheduler: Any) -> list[str]:
+    """Why the loaded model cannot be served with fork and join."""
     config = scheduler.model_config
     runner = scheduler.tp_worker.model_runner
-    if scheduler.page_size != 1:
-        found.append(_refuse(f"page size {scheduler.page_size}", "pass --page-size 1"))
-    if scheduler.is_hybrid_swa:
-        found.append(
-            _refuse("a model with sliding-window attention", "serve it without the plugin")
-        )
-    if scheduler.is_hybrid_ssm:
-        found.append(_refuse("a hybrid state-space model", "serve it without the plugin"))
-    if config.model_is_mrope:
-        found.append(
-            _refuse("a model with multimodal rotary positions", "serve it without the plugin")
-        )
-    if not scheduler.is_generation:
-        found.append(_refuse("a model that does not generate", "serve it without the plugin"))
     made = getattr(config.hf_config, "multiverse", None) or {}
-    if made.get("layout", LAYOUT_VERSION) != LAYOUT_VERSION:
-        found.append(
-            _refuse(
-                f"weights trained under layout rule {made['layout']}",
-                f"serve them with a release that has it; this one has rule {LAYOUT_VERSION}",
+    layout = made.get("layout", LAYOUT_VERSION)
+    unserved = [
+        (scheduler.page_size != 1, f"page size {scheduler.page_size}", "pass --page-size 1"),
+        (
+            scheduler.is_hybrid_swa or runner.sliding_window_size is not None,
+            "a model with sliding-window or chunked attention",
+            _WITHOUT,
+        ),
+        (scheduler.is_hybrid_ssm, "a hybrid state-space model", _WITHOUT),
+        (
+            config.attention_arch is not AttentionArch.MHA,
+            f"a model with {config.attention_arch.name} attention",
+            _WITHOUT,
+        ),
+        (config.is_encoder_decoder, "an encoder-decoder model", _WITHOUT),
+        (config.use_ngram_embedding, "a model with n-gram embeddings", _WITHOUT),
+        (config.model_is_mrope, "a model with multimodal rotary positions", _WITHOUT),
+        (not scheduler.is_generation, "a model that does not generate", _WITHOUT),
+        (scheduler.dllm_config is not None, "a diffusion model", _WITHOUT),
+        (
+            layout != LAYOUT_VERSION,
+            f"weights trained under layout rule {layout}",
+            f"serve them with a release that has it; this one has rule {LAYOUT_VERSION}",
+        ),
+    ]
+    for backend in sorted(
+        {runner.prefill_attention_backend_str, runner.decode_attention_backend_str}
+    ):
+        unserved.append(
+            (
+                backend not in ATTENTION_BACKENDS,
+                f"attention backend {backend}",
+                f"pass --attention-backend with one of {', '.join(ATTENTION_BACKENDS)}",
             )
         )
-    if scheduler.dllm_config is not None:
-        found.append(_refuse("a diffusion model", "serve it without the plugin"))
-    for backend in {runner.prefill_attention_backend_str, runner.decode_attention_backend_str}:
-        if backend not in ATTENTION_BACKENDS:
-            found.append(
-                _refuse(
-                    f"attention backend {backend}",
-                    f"pass --attention-backend with one of {', '.join(ATTENTION_BACKENDS)}",
-                )
-            )
-    if found:
-        raise PatchError("--plugin multiverse cannot serve this: " + "; ".join(found))
+    return [f"{what}: {remedy}" for refused, what, remedy in unserved if refused]
+
+
+__all__ = ["ATTENTION_BACKENDS", "argument_problems", "check_scheduler", "model_problems"]

@@ -132,11 +132,10 @@ def _environment() -> Finding:
 
 def _hooks() -> Finding:
     os.environ.setdefault("SGLANG_PLATFORM", _platform())
-    from ..patches import arguments, batch, forward, scheduler, stream
     from ..patches.hooks import problems
+    from ..patches.registry import every_hook
 
-    rooms = (arguments, batch, forward, scheduler, stream)
-    hooks = [hook for room in rooms for hook in room.HOOKS] + list(stream.MAIN_HOOKS)
+    hooks = every_hook()
     found = problems(hooks)
     if found:
         return Finding("hooks", False, "; ".join(found), f"pip install 'sglang=={SGLANG_VERSION}'")

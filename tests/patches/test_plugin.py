@@ -14,22 +14,16 @@ import pytest
 pytest.importorskip("sglang", reason="the serve extra is not installed")
 os.environ.setdefault("SGLANG_PLATFORM", "torch_cpu")
 
+from sglang.srt.configs.model_config import AttentionArch
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.server_args import ServerArgs
 
-from sglang_multiverse.patches import arguments, batch, forward, scheduler, stream
+from sglang_multiverse.layout import LAYOUT_VERSION
+from sglang_multiverse.patches import arguments
 from sglang_multiverse.patches.hooks import Hook, PatchError, apply, problems
-from sglang_multiverse.patches.support import argument_problems
+from sglang_multiverse.patches.registry import every_hook
+from sglang_multiverse.patches.support import argument_problems, model_problems
 from sglang_multiverse.tiny import MODEL_DIR
-
-ALL_HOOKS = [
-    *arguments.HOOKS,
-    *scheduler.HOOKS,
-    *batch.HOOKS,
-    *forward.HOOKS,
-    *stream.HOOKS,
-    *stream.MAIN_HOOKS,
-]
 
 
 def server_args(**changes: Any) -> Any:
@@ -37,7 +31,7 @@ def server_args(**changes: Any) -> Any:
 
 
 def test_every_target_is_as_expected() -> None:
-    assert problems(ALL_HOOKS) == []
+    assert problems(every_hook()) == []
 
 
 @pytest.mark.parametrize(
@@ -68,40 +62,76 @@ def test_tiny_model_arguments_are_served() -> None:
 @pytest.mark.parametrize(
     ("changes", "flag"),
     [
-        ({"page_size": 16}, "--page-size"),
-        ({"attention_backend": "trtllm_mha"}, "--attention-backend"),
-        ({"enable_mixed_chunk": True}, "--enable-mixed-chunk"),
-        ({"enable_lora": True}, "--enable-lora"),
-        ({"skip_tokenizer_init": True}, "--skip-tokenizer-init"),
-        ({"enable_priority_scheduling": True}, "--enable-priority-scheduling"),
+        ({"page_size": 16}, "--page-size 16"),
+        ({"attention_backend": "trtllm_mha"}, "--attention-backend trtllm_mha"),
+        ({"encoder_urls": ["here", "there"]}, "--encoder-urls here there"),
+        ({"attn_dp_size": 2}, "--attn-dp-size 2"),
+        ({"enable_unified_memory": True}, "--enable-unified-memory"),
+        ({"dcp_size": 2, "attn_cp_size": 2}, "--dcp-size 2, --attn-cp-size 2"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_served_is_refused_with_a_remedy(changes: dict[str, Any], flag: str) -> None:
-    plain = vars(SimpleNamespace(**{f: getattr(server_args(), f) for f in _FIELDS}))
-    (problem,) = argument_problems(SimpleNamespace(**{**plain, **changes}))
-    assert problem.startswith(flag)
-    assert ": " in problem
+    (problem,) = argument_problems(server_args(**changes))
+    assert problem.startswith(f"{flag}: ")
+    assert "; " in problem
 
 
-_FIELDS = (
-    "page_size",
-    "speculative_algorithm",
-    "pp_size",
-    "disaggregation_mode",
-    "enable_hierarchical_cache",
-    "enable_mixed_chunk",
-    "dllm_algorithm",
-    "enable_dp_attention",
-    "enable_lora",
-    "skip_tokenizer_init",
-    "enable_pdmux",
-    "enable_priority_scheduling",
-    "tokenizer_worker_num",
-    "attention_backend",
-    "prefill_attention_backend",
-    "decode_attention_backend",
+def scheduler_of(**changes: Any) -> SimpleNamespace:
+    """What ``model_problems`` reads of a scheduler that serves the tiny model."""
+    config = SimpleNamespace(
+        hf_config=SimpleNamespace(multiverse={"layout": LAYOUT_VERSION}),
+        attention_arch=AttentionArch.MHA,
+        is_encoder_decoder=False,
+        use_ngram_embedding=False,
+        model_is_mrope=False,
+    )
+    runner = SimpleNamespace(
+        sliding_window_size=None,
+        prefill_attention_backend_str="torch_native",
+        decode_attention_backend_str="torch_native",
+    )
+    scheduler = SimpleNamespace(
+        model_config=config,
+        tp_worker=SimpleNamespace(model_runner=runner),
+        page_size=1,
+        is_hybrid_swa=False,
+        is_hybrid_ssm=False,
+        is_generation=True,
+        dllm_config=None,
+    )
+    for part in (config, runner, scheduler):
+        for name in changes.keys() & vars(part).keys():
+            setattr(part, name, changes[name])
+    return scheduler
+
+
+def test_the_tiny_model_is_served() -> None:
+    assert model_problems(scheduler_of()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"page_size": 64}, "page size 64: pass --page-size 1"),
+        ({"is_hybrid_swa": True}, "sliding-window"),
+        ({"sliding_window_size": 4096}, "sliding-window"),
+        ({"is_hybrid_ssm": True}, "hybrid state-space"),
+        ({"attention_arch": AttentionArch.MLA}, "MLA attention"),
+        ({"is_encoder_decoder": True}, "encoder-decoder"),
+        ({"use_ngram_embedding": True}, "n-gram"),
+        ({"model_is_mrope": True}, "multimodal rotary positions"),
+        ({"is_generation": False}, "does not generate"),
+        ({"dllm_config": object()}, "diffusion"),
+        ({"hf_config": SimpleNamespace(multiverse={"layout": 0})}, "layout rule 0"),
+        ({"decode_attention_backend_str": "fa4"}, "attention backend fa4"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
+def test_what_a_loaded_model_shows_is_refused(changes: dict[str, Any], says: str) -> None:
+    (problem,) = model_problems(scheduler_of(**changes))
+    assert says in problem
+    assert ": " in problem
 
 
 def parsed(*flags: str) -> argparse.Namespace:
@@ -148,4 +178,6 @@ def test_the_real_command_refuses_and_names_the_remedy() -> None:
         timeout=300,
     )
     assert done.returncode != 0
-    assert "--page-size 16: pass --page-size 1" in done.stderr
+    assert "--page-size 16: siblings would share a partly filled page; pass --page-size 1" in (
+        done.stderr
+    )

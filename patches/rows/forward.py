@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from sglang.srt.plugins.hook_registry import HookType
 
-from .hooks import Hook
-from .scheduler import coordinator
+from ..active import coordinator
+from ..hooks import Hook
 
 
 def _positions(result: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:

@@ -38,9 +38,9 @@ class SlotPool:
         """Take the node out of its row: its own slots go to ``branch.slots``, the row is freed."""
         req, node = branch.req, branch.node
         assert req is not None and branch.slots is None
+        row = self.rows.req_to_token[req.kv.req_pool_idx]
+        own = row[node.base : req.kv.kv_allocated_len].to(torch.int64, copy=True)
         kv = fresh_kv(req)
-        row = self.rows.req_to_token[kv.req_pool_idx]
-        own = row[node.base : kv.kv_allocated_len].to(torch.int64, copy=True)
         self.rows.free_rows([kv.req_pool_idx])
         if branch.is_trunk:
             branch.protected = kv.cache_protected_len

@@ -11,15 +11,17 @@ same way. Verified on SGLang 0.5.23.
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 
-from ..engine.tree import Node, State
-from ..layout import Segment, extend_ranges
+from ...engine.tree import Node, State
+from ...layout import Segment, extend_ranges
 from .branch import Branch, path_request, scratch_request
+from .penalties import restore
 from .slots import SlotPool
 
 
@@ -42,8 +44,27 @@ class Row(Protocol):
         ...
 
     def settle(self, pool: SlotPool, req: Req, own: torch.Tensor) -> None:
-        """Take over the slots just allocated and write the row's head."""
+        """Write the row's head and take over the slots just allocated, in this order: what fails
+        has taken nothing."""
         ...
+
+    def undo(self) -> None:
+        """The row will not be launched after all: as before :meth:`open`."""
+        ...
+
+
+class LaunchError(RuntimeError):
+    """A batch of rows could not be built; nothing of it has been launched.
+
+    Attributes:
+        failed: rows whose requests cannot go on.
+        again: rows to be launched another time.
+    """
+
+    def __init__(self, failed: list[Row], again: list[Row]):
+        super().__init__("rows could not be launched")
+        self.failed = failed
+        self.again = again
 
 
 def _written(branch: Branch) -> int:
@@ -72,9 +93,9 @@ class Seed:
         req = self.branch.req = path_request(self.branch)
         parent = self._parent()
         prefix_len = _written(parent) + parent.ahead
-        parent.ahead = node.base - _written(parent)
-        pool.bind(req, prefix_len=prefix_len, protected=node.base)
         _extend(req, prefix_len, node.row_len)
+        pool.bind(req, prefix_len=prefix_len, protected=node.base)
+        parent.ahead = node.base - _written(parent)
         node.state = State.RUNNING
         return req
 
@@ -82,10 +103,15 @@ class Seed:
         parent = self._parent()
         assert parent.slots is not None
         lead = len(own) - len(self.branch.node.tokens)
+        pool.fill(req, torch.cat([pool.visible(parent), own[:lead]]))
         if lead:
             parent.slots = torch.cat([parent.slots, own[:lead]])
             parent.ahead = 0
-        pool.fill(req, pool.visible(parent))
+
+    def undo(self) -> None:
+        self._parent().ahead = 0
+        self.branch.req = None
+        self.branch.node.state = State.QUEUED
 
 
 @dataclass
@@ -100,16 +126,19 @@ class Tail:
 
     def open(self, pool: SlotPool) -> Req:
         node = self.branch.node
-        req = scratch_request(self.branch, self.branch.row_tokens(), node.delta)
+        req = scratch_request(self.branch, self.branch.above() + node.tokens, node.delta)
         prefix_len = _written(self.branch)
-        pool.bind(req, prefix_len=prefix_len, protected=node.row_len)
         _extend(req, prefix_len, node.row_len)
+        pool.bind(req, prefix_len=prefix_len, protected=node.row_len)
         return req
 
     def settle(self, pool: SlotPool, req: Req, own: torch.Tensor) -> None:
         pool.fill(req, pool.visible(self.branch))
         assert self.branch.slots is not None
         self.branch.slots = torch.cat([self.branch.slots, own])
+
+    def undo(self) -> None:
+        pass
 
 
 @dataclass
@@ -136,22 +165,23 @@ class Resume:
         req.logprob_start_len = -1
         req.already_computed = prefix_len
         protected = branch.protected if branch.is_trunk else node.base
-        pool.bind(req, prefix_len=prefix_len, protected=protected)
         _extend(req, prefix_len, node.row_len)
+        pool.bind(req, prefix_len=prefix_len, protected=protected)
+        branch.context = None
         node.state = State.RUNNING
         return req
 
     def settle(self, pool: SlotPool, req: Req, own: torch.Tensor) -> None:
         branch = self.branch
-        assert branch.slots is not None
-        parts = [branch.slots, *(kid.handle.slots for kid in self.kids)]
-        for kid in self.kids:
-            kid.handle.slots = None
-        branch.slots = torch.cat(parts)
-        head = pool.visible(branch)
+        head = torch.cat([pool.visible(branch), *(kid.handle.slots for kid in self.kids)])
         assert len(head) == branch.node.row_len - branch.node.pending
         pool.fill(req, head)
         branch.slots = None
+        for kid in self.kids:
+            kid.handle.slots = None
+
+    def undo(self) -> None:
+        self.branch.node.state = State.RESUMING
 
 
 @dataclass
@@ -159,7 +189,7 @@ class Replay:
     """Recomputes the KV of a whole tree: ``slots[i]`` is that of its ``i``-th written token."""
 
     root: Branch
-    tokens: list[int]
+    tokens: array[int]
     starts: dict[Node, int]
     slots: torch.Tensor
     written: int = 0
@@ -180,11 +210,12 @@ class ReplayRow:
     def open(self, pool: SlotPool) -> Req:
         segment, tokens = self.segment, self.replay.tokens
         prefix_len = segment.prefix_len
-        ids = [t for a, b in segment.prefix for t in tokens[a:b]]
-        ids += tokens[segment.start : segment.end]
+        ids = array("q")
+        for start, end in (*segment.prefix, (segment.start, segment.end)):
+            ids += tokens[start:end]
         req = scratch_request(self.branch, ids, prefix_len - segment.position)
-        pool.bind(req, prefix_len=prefix_len, protected=len(ids))
         _extend(req, prefix_len, len(ids))
+        pool.bind(req, prefix_len=prefix_len, protected=len(ids))
         return req
 
     def settle(self, pool: SlotPool, req: Req, own: torch.Tensor) -> None:
@@ -193,6 +224,9 @@ class ReplayRow:
         pool.fill(req, torch.cat([pool.empty, *parts]))
         slots[self.segment.start : self.segment.end] = own
         self.replay.written = self.segment.end
+
+    def undo(self) -> None:
+        pass
 
 
 def pieces(segment: Segment, size: int) -> list[Segment]:
@@ -218,8 +252,18 @@ def launch(scheduler: Any, pool: SlotPool, rows: list[Row]) -> tuple[ScheduleBat
 
     Returns:
         The batch, and the scratch requests whose rows must be freed once it has been launched.
+
+    Raises:
+        LaunchError: something failed; no row or slot is held that was not before.
     """
-    reqs = [row.open(pool) for row in rows]
+    reqs: list[Req] = []
+    for row in rows:
+        try:
+            reqs.append(row.open(pool))
+        except Exception as error:
+            row.undo()
+            _close(pool, rows, reqs)
+            raise LaunchError([row], [other for other in rows if other is not row]) from error
     for req in reqs:
         req.is_retracted = False
     batch = ScheduleBatch.init_new(
@@ -231,20 +275,67 @@ def launch(scheduler: Any, pool: SlotPool, rows: list[Row]) -> tuple[ScheduleBat
         scheduler.enable_overlap,
         scheduler.spec_algorithm,
     )
-    batch.prepare_for_extend()
-    batch.decoding_reqs = None
-    at = 0
-    scratch = []
-    for row, req in zip(rows, reqs, strict=True):
-        own = batch.out_cache_loc[at : at + req.extend_len].to(torch.int64)
-        at += req.extend_len
-        row.settle(pool, req, own)
-        if isinstance(row, Tail | ReplayRow):
-            req.is_retracted = True  # stock code skips the result of such a row
-            # The row outlives this forward by a step, the slots in it perhaps not: it owns none.
-            req.kv.kv_allocated_len = req.kv.kv_committed_len = req.kv.cache_protected_len = 0
-            scratch.append(req)
+    try:
+        batch.prepare_for_extend()
+        batch.decoding_reqs = None
+        restore(batch, scheduler.enable_overlap)
+        slots = batch.out_cache_loc.to(torch.int64).split([req.extend_len for req in reqs])
+    except Exception as error:
+        if batch.out_cache_loc is not None:
+            pool.free(batch.out_cache_loc.to(torch.int64))
+        _close(pool, rows, reqs)
+        raise LaunchError(rows[:1], rows[1:]) from error
+    before = _state(rows)
+    for row, req, own in zip(rows, reqs, slots, strict=True):
+        try:
+            row.settle(pool, req, own)
+        except Exception as error:
+            for owner, name, value in before:
+                setattr(owner, name, value)
+            pool.free(torch.cat(slots))
+            _close(pool, rows, reqs)
+            raise LaunchError([row], [other for other in rows if other is not row]) from error
+    writers = (Tail, ReplayRow)
+    scratch = [req for row, req in zip(rows, reqs, strict=True) if isinstance(row, writers)]
+    for req in scratch:
+        req.is_retracted = True  # stock code skips the result of such a row
+        # The row outlives this forward by a step, the slots in it perhaps not: it owns none.
+        req.kv.kv_allocated_len = req.kv.kv_committed_len = req.kv.cache_protected_len = 0
     return batch, scratch
 
 
-__all__ = ["Replay", "ReplayRow", "Resume", "Row", "Seed", "Tail", "launch", "pieces"]
+def _state(rows: list[Row]) -> list[tuple[Any, str, Any]]:
+    """What settling ``rows`` changes of nodes and replays, as it is now."""
+    kept: list[tuple[Any, str, Any]] = []
+    for row in rows:
+        if isinstance(row, ReplayRow):
+            kept.append((row.replay, "written", row.replay.written))
+            continue
+        touched = [row.branch]
+        if isinstance(row, Seed) and row.branch.node.parent is not None:
+            touched.append(row.branch.node.parent.handle)
+        if isinstance(row, Resume):
+            touched += [kid.handle for kid in row.kids]
+        kept += [(branch, "slots", branch.slots) for branch in touched]
+    return kept
+
+
+def _close(pool: SlotPool, rows: list[Row], reqs: list[Req]) -> None:
+    """Give back the page-table rows of ``reqs``, which own no slots yet."""
+    for row, req in zip(rows, reqs, strict=False):
+        if req.kv.holds_kv:
+            pool.release_row(req)
+        row.undo()
+
+
+__all__ = [
+    "LaunchError",
+    "Replay",
+    "ReplayRow",
+    "Resume",
+    "Row",
+    "Seed",
+    "Tail",
+    "launch",
+    "pieces",
+]

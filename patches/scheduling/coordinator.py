@@ -9,7 +9,6 @@ replay, and :meth:`retract` when memory runs out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Any
 
 from sglang.srt.managers.schedule_batch import (
@@ -20,17 +19,23 @@ from sglang.srt.managers.schedule_batch import (
     ScheduleBatch,
 )
 
-from ..dialect import Dialect
-from ..engine.options import EngineOptions, OptionError
-from ..engine.tree import Node, Outcome, State, Tree
-from .branch import Branch, Scratch, branch_of, delta_of
+from ...dialect import Dialect
+from ...engine.options import EngineOptions, OptionError
+from ...engine.policy import Admission, Policy, in_turn
+from ...engine.tree import Node, Outcome, PromptError, State
+from ..answers.stream import sync_stream
+from ..answers.thought_grammar import forks
+from ..reporting.metrics import Observer
+from ..rows.branch import Branch, Scratch, branch_of, delta_of, share, steps_alone
+from ..rows.launch import LaunchError, Replay, Resume, Row, Seed, Tail, launch
+from ..rows.slots import SlotPool
+from .endings import ECHO, Endings, fail_at_door, is_callers_stop
+from .entry import plant
 from .pressure import Pressure, arrival
-from .rows import Replay, Resume, Row, Seed, Tail, launch
-from .slots import SlotPool
-from .stream import sync_stream
+from .priority import outranked, standing
 
 
-class Coordinator(Pressure):
+class Coordinator(Pressure, Endings):
     """Fork, join and replay for the requests of one scheduler.
 
     Attributes:
@@ -44,6 +49,7 @@ class Coordinator(Pressure):
         self.dialect = dialect
         self.options = options
         self.pool = SlotPool(scheduler)
+        self.observer = Observer.for_scheduler(scheduler)
         self.trees: list[Branch] = []
         self.queue: list[Row] = []
         self.replays: list[Branch] = []
@@ -52,6 +58,9 @@ class Coordinator(Pressure):
         self._ending: list[tuple[Branch, Any]] = []
         self._scratch: list[Req] = []
         self._arrivals = 0
+        self._echoes = 0
+        self.policy = Policy.parse(options.policy)
+        self.ends = _ends(scheduler)
 
     # A request enters.
 
@@ -64,98 +73,111 @@ class Coordinator(Pressure):
             if not branch.tree.forked:
                 return False
             # A stock retraction of one row of a tree: the tree goes as a whole.
-            self.retract(branch.root)
+            with self.contained(branch.root):
+                self.retract(branch.root)
             return True
         if not hasattr(req, "multiverse_arrival"):
             self._arrivals += 1
-            req.multiverse_arrival = self._arrivals
-        if req.finished() or req.to_finish is not None or not self._eligible(req):
+            req.multiverse_arrival = (standing(self.scheduler, req), self._arrivals)
+        if req.finished() or req.to_finish is not None:
             return False
-        params = req.sampling_params
         try:
-            options = self.options.for_request(params.custom_params)
-            if not options.enabled:
-                return False
-            tree = Tree(req.origin_input_ids, self.dialect, options, params.max_new_tokens)
-            if (
-                tree.structured_prompt
-                and req.return_logprob
-                and (0 <= req.logprob_start_len < len(req.origin_input_ids))
-            ):
-                raise OptionError(
-                    "logprobs of a prompt that holds finished parallel blocks are not available; "
-                    "leave out logprob_start_len"
-                )
-        except ValueError as error:
+            return self._admit_new(req)
+        except (OptionError, PromptError) as error:
+            if isinstance(error, PromptError):
+                self.observer.malformed("refused_prompt")
             req.set_finish_with_abort(str(error))
+        except Exception as error:
+            self.observer.malformed("contained_error")
+            self.replays = [root for root in self.replays if root.req is not req]
+            self.trees = [root for root in self.trees if root.req is not req]
+            fail_at_door(req, error)
+        return False
+
+    def _admit_new(self, req: Req) -> bool:
+        tree = plant(req, self.dialect, self.options, grammar_waits=forks(req.grammar))
+        if tree is None:
             return False
-        params.skip_special_tokens = False  # the canonical text shows its tags
+        if tree.begin() is Outcome.LENGTH:
+            raise PromptError(
+                f"max_new_tokens {req.sampling_params.max_new_tokens} has no room for the paths of "
+                "the goal that ends the prompt; raise it"
+            )
         branch = Branch(tree, tree.root, req=req)
         tree.root.handle = branch
         req.multiverse = branch
-        if not tree.structured_prompt:
-            return False
-        tree.root.state = State.RESUMING
-        tree.root.pending = 1
+        self.observer.admitted()
+        return tree.structured_prompt and self._enter_replay(branch)
+
+    def _enter_replay(self, branch: Branch) -> bool:
+        """Keep a request whose prompt is laid out by a replay; True: it never meets the queue."""
+        scheduler, req, root = self.scheduler, branch.req, branch.tree.root
+        assert req is not None
+        if not scheduler._set_or_validate_priority(req) or scheduler._abort_on_queued_limit(req):
+            scheduler._release_aborted_request(req)
+            return True
+        if branch.tree.begins_forked:
+            self.observer.forked(branch)
+        else:
+            root.state = State.RESUMING
+            root.pending = 1
         self._keep(branch)
         self.replays.append(branch)
+        self.replays.sort(key=arrival)
+        req.skip_radix_cache_insert = True
         req.time_stats.set_wait_queue_entry_time()
         return True
-
-    @staticmethod
-    def _eligible(req: Req) -> bool:
-        """Constrained, multimodal and session requests, and those that want per-token extras other
-        than logprobs, decode sequentially."""
-        return (
-            req.grammar is None
-            and req.input_embeds is None
-            and req.positional_embed_overrides is None
-            and req.multimodal_inputs is None
-            and req.session is None
-            and req.session_id is None
-            and req.beam_group is None
-            and not req.return_hidden_states
-            and not req.return_routed_experts
-            and not req.return_indexer_topk
-            and not req.return_sampling_mask
-            and req.sampling_params.max_new_tokens > 0
-        )
 
     # A token has been sampled.
 
     def commit(
         self, branch: Branch, original: Callable[..., None], req: Req, accepted: int
     ) -> None:
-        """Run stock finish checks on the newest token of ``req``, then fork, close or end."""
+        """Run stock finish checks on the newest token of ``req``, then fork, close, stop or end."""
         tree, node = branch.tree, branch.node
         if tree.over or node.state is not State.RUNNING:
             self._discard(req, accepted)
-            return
-        if branch.is_trunk:
+        elif branch.is_trunk:
             self._commit_trunk(branch, original, req, accepted)
-            return
-        if req.to_finish is not None:
+        elif req.to_finish is not None:
             self.finish(branch.root, req.to_finish)
             req.to_finish = None
             self._discard(req, accepted)
-            return
+        else:
+            self._commit_path(branch, original, req, accepted)
+
+    def _commit_path(
+        self, branch: Branch, original: Callable[..., None], req: Req, accepted: int
+    ) -> None:
+        tree, node, params = branch.tree, branch.node, req.sampling_params
         original(req, accepted)
-        reason, req.finished_reason, req.finished_len = req.finished_reason, None, None
+        reason, length = req.finished_reason, req.finished_len
+        req.finished_reason = req.finished_len = None
         branch.unfilled.append(len(node.tokens))
-        outcome = tree.accept(node, req.output_ids[-1])
-        if outcome is Outcome.CONTINUE and isinstance(reason, FINISH_MATCHED_TOKEN):
-            if reason.matched in (req.sampling_params.stop_token_ids or ()):
-                self.finish(branch.root, reason)
-                return
-            outcome = tree.end_path(node, replace=True)
-        elif reason is not None and not isinstance(reason, FINISH_LENGTH | FINISH_MATCHED_TOKEN):
+        token = req.output_ids[-1]
+        if is_callers_stop(reason, params):
+            tree.take(node, (token,))
+            tree.stop(node, len(node.tokens) if length is None else length)
+            branch.ended_by = reason
+            self._stop(branch)
+            return
+        if isinstance(reason, FINISH_ABORT):
+            tree.take(node, (token,))
             self.finish(branch.root, reason)
             return
+        if isinstance(reason, FINISH_LENGTH):  # of its share, an estimate; the tree's budget rules
+            params.max_new_tokens = len(req.output_ids) + share(tree)
+        outcome = tree.accept(node, token)
+        if outcome is Outcome.CONTINUE and isinstance(reason, FINISH_MATCHED_TOKEN):
+            outcome = tree.end_path(node, replace=True)
         if node.stale is not None:
             branch.unfilled.pop()  # what was sampled is not what the text says
+            self.observer.malformed("ended_inside_path")
         if outcome is Outcome.LENGTH:
             self.finish(branch.root, FINISH_LENGTH(length=tree.total))
         elif outcome in (Outcome.FORK, Outcome.END_PATH):
+            if outcome is Outcome.FORK:
+                self.observer.forked(branch)
             self._stop(branch)
 
     def _commit_trunk(
@@ -164,22 +186,34 @@ class Coordinator(Pressure):
         tree = branch.tree
         original(req, accepted)
         if accepted and req.finished_reason is None:
-            outcome = tree.accept(branch.node, req.output_ids[-1])
+            token = req.output_ids[-1]
+            if token not in self.dialect.tag_of and tree.options.max_critical_path is None:
+                return
+            branch.catch_up(but_last=1)
+            outcome = tree.accept(branch.node, token)
             if outcome is Outcome.LENGTH:
                 req.finished_reason = FINISH_LENGTH(length=len(req.output_ids))
                 req.finished_len = len(req.output_ids)
             elif outcome is Outcome.FORK:
-                self._keep(branch)
-                # From here on its KV is of another layout than its tokens alone would have.
-                req.skip_radix_cache_insert = True
+                self._begin_tree(branch)
                 self._stop(branch)
-        elif accepted:
-            tree.root.append((req.output_ids[-1],), sampled=True)
-            tree.root.emitted += 1
-            tree.total += 1
         if req.finished():
+            branch.catch_up()
             tree.over = True
             self._forget(branch)
+            self.observer.finished(branch, req.finished_reason)
+
+    def _begin_tree(self, branch: Branch) -> None:
+        """A trunk has forked: from here on its KV is of another layout than its tokens alone would
+        have."""
+        self.observer.forked(branch)
+        if branch in self.trees:
+            return
+        self._keep(branch)
+        assert branch.req is not None
+        branch.req.skip_radix_cache_insert = True
+        # Until now its forwards were stock code's to count.
+        branch.tree.tally.forward_steps += steps_alone(branch.req)
 
     @staticmethod
     def _discard(req: Req, accepted: int) -> None:
@@ -192,42 +226,36 @@ class Coordinator(Pressure):
         branch.req.is_retracted = True
         self._stopped.append(branch)
 
-    def finish(self, root: Branch, reason: Any) -> None:
-        """End a tree that is not (only) its trunk; carried out before the next batch."""
-        root.tree.end()
-        self._ending.append((root, reason))
-
     def _keep(self, root: Branch) -> None:
         if root not in self.trees:
             self.trees.append(root)
             self.trees.sort(key=arrival)
 
-    def _forget(self, root: Branch) -> None:
-        if root in self.trees:
-            self.trees.remove(root)
-
     # Before a batch is chosen.
 
     def settle(self) -> None:
         """Carry out what the last results decided: free scratch rows, park, join, end."""
-        for req in self._scratch:
+        self._echoes = max(0, self._echoes - 1)
+        scratch, self._scratch = self._scratch, []
+        for req in scratch:
             if req.kv.holds_kv:
                 self.pool.release_row(req)
-        self._scratch.clear()
         stopped, self._stopped = self._stopped, []
         for branch in stopped:
             if not branch.tree.over and branch.live:
-                self.pool.park(branch)
+                with self.contained(branch.root):
+                    self.pool.park(branch)
         for branch in stopped:
             if branch.tree.over or branch.slots is None:
                 continue
-            if branch.node.state is State.FORKED:
-                self._queue_first(self._seeds(branch))
-            elif branch.node.parent is not None:
-                self._join_if_ready(branch.node.parent)
-        ending, self._ending = self._ending, []
-        for root, reason in ending:
-            self._tear_down(root, reason)
+            with self.contained(branch.root):
+                if branch.node.state is State.FORKED:
+                    self._queue_first(self._seeds(branch))
+                    continue
+                sync_stream(branch.root)  # a stop may stand in what this lets through
+                if branch.node.parent is not None:
+                    self._join_if_ready(branch.node.parent)
+        self._carry_out()
 
     def _seeds(self, branch: Branch) -> list[Row]:
         rows: list[Row] = []
@@ -240,34 +268,18 @@ class Coordinator(Pressure):
     def _join_if_ready(self, node: Node) -> None:
         branch: Branch = node.handle
         tree = branch.tree
-        if not tree.ready_to_join(node):
+        if not tree.ready_to_join(node) or branch.root.ended_by is not None:
             return
-        sync_stream(branch.root)
         kids = tree.join(node)
         if kids is None:
             self.finish(branch.root, FINISH_LENGTH(length=tree.total))
             return
-        sync_stream(branch.root)
+        self.observer.joined(kids)
         self._queue_first([*(Tail(kid.handle) for kid in kids), Resume(branch, kids)])
+        sync_stream(branch.root)
 
     def _queue_first(self, rows: list[Row]) -> None:
         self.queue[:0] = rows
-
-    def _tear_down(self, root: Branch, reason: Any) -> None:
-        """Free everything a tree holds and answer its client."""
-        if root.req is None or root.req.finished():
-            return
-        tree, req = root.tree, root.req
-        tree.end()
-        self._release(root)
-        sync_stream(root, everything=True)
-        for node in tree.nodes():
-            node.state = State.OVER
-        self._forget(root)
-        req.finished_reason = reason
-        req.finished_len = len(req.output_ids)
-        req.time_stats.set_completion_time()
-        self.scheduler.output_streamer.stream_output([req], req.return_logprob)
 
     # Choosing a batch.
 
@@ -278,20 +290,43 @@ class Coordinator(Pressure):
             Whether the coordinator decides this step, and the batch. ``(True, None)`` keeps new
             prompts out while rows wait for memory; the running batch decodes on.
         """
-        if not self.queue and self.replays and not self._begin_replay(running_batch):
-            # A prompt in the middle of its prefill goes on; others would take the room.
-            return self.scheduler.chunked_req is None, None
+        if self.replays and self._held_back(len(running_batch.reqs)):
+            if outranked(self.scheduler, self.replays[0]):
+                return False, None
+            begun = False
+            with self.contained(self.replays[0]):
+                begun = self._begin_replay(running_batch)
+            if not begun:
+                # A prompt in the middle of its prefill goes on; others would take the room.
+                return self.scheduler.chunked_req is None, None
         if not self.queue:
             return False, None
         rows, short = self._select(len(running_batch.reqs))
+        self.observer.deferred(self.queue)
         if not rows:
             if short and self._stuck(running_batch):
                 self._make_room(self.queue[0].branch.root)
             return short and self.scheduler.chunked_req is None, None
-        batch, scratch = launch(self.scheduler, self.pool, rows)
+        try:
+            batch, scratch = launch(self.scheduler, self.pool, rows)
+        except LaunchError as error:
+            self._queue_first(error.again)
+            cause = error.__cause__
+            assert isinstance(cause, Exception)
+            for root in {id(row.branch.root): row.branch.root for row in error.failed}.values():
+                self.contain(root, cause)
+            return True, None
         self._scratch += scratch
-        self._end_replay()
+        self._echoes = ECHO
+        if self.replaying is not None:
+            with self.contained(self.replaying.root):
+                self._end_replay()
         return True, batch
+
+    def _held_back(self, running: int) -> bool:
+        """Whether nothing is queued but paths that may not start yet."""
+        admission = Admission(self.policy, running)
+        return all(row.starts and not admission.admits(row.branch.tree) for row in self.queue)
 
     def _select(self, running: int) -> tuple[list[Row], bool]:
         """Take the rows that fit beside ``running`` decoding ones out of the queue, in order; and
@@ -301,18 +336,15 @@ class Coordinator(Pressure):
         free_tokens = pool.free_tokens - running
         budget = self.scheduler.max_prefill_tokens
         chosen: list[Row] = []
-        live: dict[Tree, int] = {}
+        admission = Admission(self.policy, running)
         waiting: list[Row] = []
         closed = False
-        for row in self.queue:
+        for row in in_turn(self.queue, starts=_starts, arrival=_age):
             tokens = row.tokens(pool) if not closed else 0
             if not closed and tokens == 0:
                 continue  # a tail already written
             tree = row.branch.tree
-            cap = tree.options.max_live_rows
-            if cap is not None and tree not in live:
-                live[tree] = tree.live()
-            if closed or (row.starts and cap is not None and live[tree] >= cap):
+            if closed or (row.starts and not admission.admits(tree)):
                 waiting.append(row)
                 continue
             # One token of margin per row that goes on decoding.
@@ -323,29 +355,24 @@ class Coordinator(Pressure):
             free_rows -= 1
             free_tokens -= tokens + 1
             budget -= tokens
-            if tree in live and isinstance(row, Seed | Resume):
-                live[tree] += 1
+            if isinstance(row, Seed | Resume):
+                admission.start(tree)
             chosen.append(row)
         self.queue = waiting
         return chosen, closed
 
     # What others ask.
 
-    def abort(self, matches: Callable[[str], bool], message: str | None) -> None:
-        """End every tree whose request id matches, at once."""
-        for root in [*self.trees]:
-            assert root.req is not None
-            if matches(root.req.rid) and not root.req.finished():
-                reason = (
-                    FINISH_ABORT(message, HTTPStatus.SERVICE_UNAVAILABLE)
-                    if message
-                    else FINISH_ABORT()
-                )
-                self._tear_down(root, reason)
-
     @property
     def idle(self) -> bool:
         return not (self.trees or self.queue or self._scratch or self._ending)
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether no tree has KV or a row: those alive wait for their replay."""
+        return len(self.replays) == len(self.trees) and not (
+            self.queue or self._scratch or self._ending or self.replaying
+        )
 
     def owned(self) -> list[tuple[str, int]]:
         """Who owns slots outside any row, and how many: parked nodes and a replay under way."""
@@ -361,11 +388,31 @@ class Coordinator(Pressure):
 
     def note_forward(self, reqs: list[Req]) -> list[int] | None:
         """Count the forward and give each row's delta, or None when all are zero."""
-        seen = set()
+        if not self.engaged:
+            return None
+        seen: set[int] = set()
+        deltas: list[int] = []
         for req in reqs:
             branch = branch_of(req)
-            if branch is not None and id(branch.tree) not in seen:
+            if branch is not None and branch.tree.forked and id(branch.tree) not in seen:
                 seen.add(id(branch.tree))
                 branch.tree.tally.forward_steps += 1
-        deltas = [delta_of(req) for req in reqs]
+            deltas.append(delta_of(req))
         return deltas if any(deltas) else None
+
+
+def _ends(scheduler: Any) -> list[int]:
+    """Ids of the tokens that end a text."""
+    found = {*(scheduler.model_config.hf_eos_token_id or ())}
+    if scheduler.tokenizer is not None:
+        found |= {scheduler.tokenizer.eos_token_id}
+        found |= {*(scheduler.tokenizer.additional_stop_token_ids or ())}
+    return sorted(i for i in found if i is not None and i < scheduler.model_config.vocab_size)
+
+
+def _starts(row: Row) -> bool:
+    return row.starts
+
+
+def _age(row: Row) -> Any:
+    return arrival(row.branch.root)

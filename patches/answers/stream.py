@@ -3,18 +3,24 @@
 Targets: ``SchedulerOutputStreamer._stream_output_generation`` and
 ``build_additional_customized_info`` (the streamer sends each request's own ``output_ids``; paths
 must appear inside their trunk's), and ``TokenizerManager.update_request_meta_info`` (which would
-list our per-request values per token). Verified on SGLang 0.5.23.
+list our per-request values per token). Stops are looked for with ``Req``'s own finish checks.
+Verified on SGLang 0.5.23.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.plugins.hook_registry import HookType
 
-from .branch import Branch, Scratch, branch_of
-from .hooks import Hook
+from ..active import coordinator
+from ..hooks import Hook
+from ..rows.branch import Branch, Scratch, branch_of, steps_alone
+
+logger = logging.getLogger(__name__)
 
 META_PREFIX = "multiverse_"
 _CHANNEL = "multiverse"
@@ -54,38 +60,74 @@ def _at(values: list[Any] | None, index: int) -> Any:
     return values[index] if values and index < len(values) else None
 
 
+#: What the OpenAI API gives as the logprob of a token that cannot come up.
+IMPOSSIBLE = -9999.0
+
+
+def _forced(token: int, logs: Any) -> Record:
+    """The entry of a token the engine wrote: under the engine its probability is one."""
+    others = (i for i in range(logs.top_logprobs_num + 1) if i != token)
+    rest = [next(others) for _ in range(logs.top_logprobs_num - 1)]
+    asked = list(logs.token_ids_logprob or ())
+    return Record(
+        0.0,
+        token,
+        [0.0, *(IMPOSSIBLE for _ in rest)],
+        [token, *rest],
+        [0.0 if i == token else IMPOSSIBLE for i in asked],
+        asked,
+    )
+
+
 def sync_stream(root: Branch, *, everything: bool = False) -> bool:
     """Append newly visible tokens to the trunk's outputs; whether there were any.
 
-    A forced token has logprob 0.0: under the engine its probability is one.
+    Stops of the caller's are looked for in what is appended, injected tokens included; the first
+    one becomes ``root.ended_by``, and the output ends there.
     """
     req, tree = root.req, root.tree
     assert req is not None
-    for node in tree.nodes():
-        if node.parent is not None and node.handle is not None:
-            pull_records(node.handle)
-    emitted = tree.emit(everything=everything)
-    if not emitted:
+    if root.ended_by is not None:
         return False
-    req.output_ids.extend(token for token, _, _ in emitted)
+    if req.return_logprob:
+        for node in tree.nodes():
+            if node.parent is not None and node.handle is not None:
+                pull_records(node.handle)
+    emitted = tree.emit(everything=everything)
+    req.output_ids.extend(emitted.tokens)
     if req.return_logprob:
         logs = req.logprob
         top, ids = logs.top_logprobs_num > 0, logs.token_ids_logprob is not None
-        for token, _, record in emitted:
-            if record is None:
-                record = Record(0.0, token, [0.0], [token], [], [])
-            logs.output_token_logprobs_val.append(record.value)
-            logs.output_token_logprobs_idx.append(record.token)
+        for token, record in zip(emitted.tokens, emitted.records, strict=True):
+            entry = _forced(token, logs) if record is None else record
+            logs.output_token_logprobs_val.append(entry.value)
+            logs.output_token_logprobs_idx.append(entry.token)
             if top:
-                logs.output_top_logprobs_val.append(record.top_values)
-                logs.output_top_logprobs_idx.append(record.top_tokens)
+                logs.output_top_logprobs_val.append(entry.top_values)
+                logs.output_top_logprobs_idx.append(entry.top_tokens)
             if ids:
-                logs.output_token_ids_logprobs_val.append(record.ids_values)
-                logs.output_token_ids_logprobs_idx.append(record.ids_tokens)
-    return True
+                logs.output_token_ids_logprobs_val.append(entry.ids_values)
+                logs.output_token_ids_logprobs_idx.append(entry.ids_tokens)
+    _look_for_stop(root, len(emitted))
+    return len(emitted) > 0
 
 
-def visible_requests(reqs: list[Req]) -> list[Req]:
+def _look_for_stop(root: Branch, new: int) -> None:
+    """Find the first stop of the caller's in the last ``new`` output tokens."""
+    req, params = root.req, root.req.sampling_params
+    if new and (params.stop_strs or params.stop_regex_strs or params.stop_token_ids):
+        found = req._check_str_based_finish(new)
+        if not found:
+            found = req._check_token_based_finish(req.output_ids[-new:])
+        if req.finished_reason is not None:
+            root.ended_by, req.finished_reason = req.finished_reason, None
+            return
+    if root.tree.stopped is not None:
+        root.ended_by = root.tree.stopped.handle.ended_by
+        req.finished_len = len(req.output_ids)
+
+
+def visible_requests(reqs: list[Req], contain: Callable[[Branch, Exception], None]) -> list[Req]:
     """The requests to stream: paths stand for their trunk, scratch rows for nothing."""
     shown: list[Req] = []
     seen: set[int] = set()
@@ -100,13 +142,16 @@ def visible_requests(reqs: list[Req]) -> list[Req]:
         assert root.req is not None
         if id(root) in seen:
             continue
-        if req.finished() or (branch.is_trunk and not branch.node.kids):
+        if req.finished() or (branch.is_trunk and not branch.node.kids and root.ended_by is None):
             seen.add(id(root))
             shown.append(req)
         elif not root.tree.over:
             seen.add(id(root))
-            if sync_stream(root):
-                shown.append(root.req)
+            try:
+                if sync_stream(root) and root.ended_by is None:
+                    shown.append(root.req)
+            except Exception as error:
+                contain(root, error)
     return shown
 
 
@@ -125,8 +170,10 @@ def injected_spans(sampled: bytes | bytearray) -> list[list[int]]:
 
 def meta_of(req: Req) -> dict[str, Any] | None:
     """The ``meta_info`` keys of a finished request."""
+    if not req.finished():
+        return None
     branch = branch_of(req)
-    if branch is None or not req.finished():
+    if branch is None:
         return None
     tree = branch.tree
     measured = tree.parallelism()
@@ -138,14 +185,20 @@ def meta_of(req: Req) -> dict[str, Any] | None:
         "forks": tree.tally.forks,
         "paths": tree.tally.paths,
         "depth": tree.tally.depth,
-        "forward_steps": tree.tally.forward_steps,
+        "forward_steps": tree.tally.forward_steps if tree.forked else steps_alone(req),
         "injected": injected_spans(sampled[tree.prompt_len :]),
     }
 
 
 def customized_info(reqs: list[Req]) -> dict[str, list[Any]]:
     """One entry per request in ``reqs`` for the tokenizer process."""
-    values = [meta_of(req) for req in reqs]
+    values: list[dict[str, Any] | None] = []
+    for req in reqs:
+        try:
+            values.append(meta_of(req))
+        except Exception:
+            logger.exception("no figures for request %s", req.rid)
+            values.append(None)
     return {_CHANNEL: values} if any(values) else {}
 
 
@@ -167,7 +220,10 @@ def _stream(
     skip_req: Any = None,
     is_idle_batch: bool = False,
 ) -> Any:
-    return original(streamer, visible_requests(reqs), return_logprob, skip_req, is_idle_batch)
+    active = coordinator()
+    if active is not None and active.engaged:
+        reqs = visible_requests(reqs, active.contain)
+    return original(streamer, reqs, return_logprob, skip_req, is_idle_batch)
 
 
 def _additional(result: dict[str, Any], streamer: Any, reqs: list[Req]) -> dict[str, Any]:

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
 
-from ..engine.tree import State
-from ..layout import segments
-from .branch import Branch, branch_of
-from .rows import Replay, ReplayRow, Resume, Row, pieces
-from .slots import SlotPool
+from ...engine.tree import State
+from ...layout import segments
+from ..reporting.metrics import Observer
+from ..rows.branch import Branch, branch_of
+from ..rows.launch import Replay, ReplayRow, Resume, Row, pieces
+from ..rows.slots import SlotPool
+from .adapters import adapters_of, fits
 
 
 class Pressure:
@@ -27,6 +29,7 @@ class Pressure:
 
     scheduler: Any
     pool: SlotPool
+    observer: Observer
     trees: list[Branch]
     queue: list[Row]
     replays: list[Branch]
@@ -37,19 +40,23 @@ class Pressure:
         """Take all KV of a tree away; it is computed anew, exactly, when there is room."""
         req, tree = root.req, root.tree
         assert req is not None
+        root.catch_up()
+        again = root in self.replays  # stock code retracts row by row, and says so for each
         self._release(root)
         for node in tree.nodes():
             node.stale = None
             if node.state is State.RUNNING:
                 node.state = State.RESUMING
-        req.retraction_count += 1
+        if not again:
+            req.retraction_count += 1
+            self.observer.retracted()
         self.replays.append(root)
         self.replays.sort(key=arrival)
 
     def retract_all(self) -> None:
         """Every tree, as a pause for new weights asks."""
         for root in [*self.trees]:
-            if root not in self.replays:
+            if root not in self.replays and not root.tree.over:
                 self.retract(root)
 
     def relieve(self, batch: ScheduleBatch) -> tuple[list[Req], float, list[Req]] | None:
@@ -125,15 +132,24 @@ class Pressure:
     def _begin_replay(self, running_batch: ScheduleBatch) -> bool:
         """Queue the oldest tree without KV, if there is room for it."""
         root = self.replays[0]
-        tokens, trace, starts = root.tree.trace(written_only=True)
+        written = root.tree.written()
         nodes = sum(1 for _ in root.tree.nodes())
         # A few steps for every row, or the tree would be retracted again at once.
-        need = len(tokens) + 4 * (nodes + len(running_batch.reqs)) + 8
-        if need > self.pool.free_tokens or not self.pool.free_rows:
+        need = written + 4 * (nodes + len(running_batch.reqs)) + 8
+        others = adapters_of(self.trees, self.replays)
+        if (
+            need > self.pool.free_tokens
+            or not self.pool.free_rows
+            or not fits(self.scheduler, root, others, running_batch)
+        ):
             if self._stuck(running_batch):
                 self._make_room(root)
             return False
         self.replays.pop(0)
+        assert root.req is not None
+        root.req.time_stats.set_forward_entry_time()
+        tokens, trace, starts = root.tree.trace(written_only=True)
+        self.observer.replay_started(root, len(tokens))
         chunk = self.scheduler.chunked_prefill_size
         size = chunk if chunk and chunk > 0 else self.scheduler.max_prefill_tokens
         slots = torch.zeros(len(tokens), dtype=torch.int64, device=self.pool.rows.device)
@@ -170,21 +186,33 @@ class Pressure:
                 self._join_if_ready(node)
 
     def _release(self, root: Branch) -> None:
-        """Take a tree's rows out of the queue and its KV out of the pool."""
-        for row in self.queue:
-            if row.branch.tree is root.tree and isinstance(row, Resume):
-                for kid in row.kids:
-                    self.pool.drop(kid.handle)
+        """Take a tree's rows out of the queue and its KV out of the pool.
+
+        Raises:
+            Exception: the first that freeing a node gave twice; all others have been freed.
+        """
+        mine = [row for row in self.queue if row.branch.tree is root.tree]
+        holders = [*self._branches(root)]
+        holders += [kid.handle for row in mine if isinstance(row, Resume) for kid in row.kids]
         self.queue = [row for row in self.queue if row.branch.tree is not root.tree]
         self.replays = [other for other in self.replays if other is not root]
+        self._stopped = [branch for branch in self._stopped if branch.tree is not root.tree]
         if self.replaying is not None and self.replaying.root is root:
             self.pool.free(self.replaying.slots[: self.replaying.written])
             self.replaying = None
-        for branch in self._branches(root):
+        failed: list[Exception] = []
+        for branch in holders:
             if branch.req is not None:
                 branch.req.is_retracted = True
-            self.pool.drop(branch)
-        self._stopped = [branch for branch in self._stopped if branch.tree is not root.tree]
+            try:
+                self.pool.drop(branch)
+            except Exception:
+                try:
+                    self.pool.drop(branch)  # half done, perhaps; it may be begun again
+                except Exception as error:
+                    failed.append(error)
+        if failed:
+            raise failed[0]
 
     def _branches(self, root: Branch) -> Iterable[Branch]:
         return [node.handle for node in root.tree.nodes() if node.handle is not None]
@@ -198,6 +226,7 @@ def out_of_memory() -> Any:
     )
 
 
-def arrival(unit: Any) -> tuple[int, str]:
+def arrival(unit: Any) -> tuple[tuple[int, int], str]:
+    """By priority (``priority.py``), then by arrival."""
     req = unit.req if isinstance(unit, Branch) else unit
-    return getattr(req, "multiverse_arrival", 0), req.rid
+    return getattr(req, "multiverse_arrival", (0, 0)), req.rid

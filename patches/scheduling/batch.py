@@ -14,9 +14,9 @@ from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookType
 
-from .branch import branch_of, decodes
-from .hooks import Hook
-from .scheduler import coordinator
+from ..active import coordinator
+from ..hooks import Hook
+from ..rows.branch import branch_of, decodes
 
 _REQ = "sglang.srt.managers.schedule_batch.Req"
 _BATCH = "sglang.srt.managers.schedule_batch.ScheduleBatch"
@@ -26,8 +26,13 @@ def _commit(original: Any, req: Any, new_accepted_len: int = 1) -> None:
     active, branch = coordinator(), branch_of(req)
     if active is None or branch is None:
         original(req, new_accepted_len)
-    else:
-        active.commit(branch, lambda r, n: original(r, n), req, new_accepted_len)
+        return
+    try:
+        active.commit(branch, original, req, new_accepted_len)
+    except Exception as error:
+        if not branch.is_trunk:
+            req.finished_reason = None  # stock code would free what the tree is about to
+        active.contain(branch.root, error)
 
 
 def _finishes_by_length(result: bool, req: Any) -> bool:
@@ -38,7 +43,8 @@ def _finishes_by_length(result: bool, req: Any) -> bool:
 def _filter(
     original: Any, batch: Any, reqs_to_exclude: Any = None, keep_indices: Any = None
 ) -> Any:
-    if coordinator() is None or all(decodes(req) for req in batch.reqs):
+    active = coordinator()
+    if active is None or not active.engaged or all(decodes(req) for req in batch.reqs):
         return original(batch, reqs_to_exclude, keep_indices)
     if keep_indices is None:
         excluded = (
@@ -57,7 +63,13 @@ def _filter(
 
 def _retract(original: Any, batch: Any) -> Any:
     active = coordinator()
-    relieved = active.relieve(batch) if active is not None else None
+    relieved = None
+    if active is not None and active.trees:
+        try:
+            relieved = active.relieve(batch)
+        except Exception as error:
+            active.give_way(error)
+            batch.filter_batch()
     return original(batch) if relieved is None else relieved
 
 

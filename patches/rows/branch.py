@@ -15,8 +15,12 @@ from typing import Any
 
 import torch
 from sglang.srt.managers.schedule_batch import Req, ReqKvInfo
+from sglang.srt.runtime_context import get_exec
 
-from ..engine.tree import Node, State, Tree
+from ...engine.tree import Node, State, Tree
+
+#: What ``SamplingBatchInfo.from_schedule_batch`` seeds a request with that names no seed.
+DEFAULT_SEED = 42
 
 
 @dataclass(eq=False)
@@ -30,6 +34,9 @@ class Branch:
         protected: leading slots of the trunk that the prefix cache owns.
         pulled: entries of ``req.logprob`` already moved to ``node.records``.
         unfilled: indices of own sampled tokens whose logprob entry has not been pulled.
+        context: ids a path's tokens see before its own, shared by the requests of all siblings;
+            kept by the node that forked.
+        ended_by: the caller's stop that this node ran into, as SGLang's finish reason.
     """
 
     tree: Tree
@@ -40,6 +47,8 @@ class Branch:
     protected: int = 0
     pulled: int = 0
     unfilled: list[int] = field(default_factory=list)
+    context: array[int] | None = None
+    ended_by: Any = None
 
     @property
     def root(self) -> Branch:
@@ -55,11 +64,30 @@ class Branch:
         """Whether a row of the page table is its own."""
         return self.req is not None and self.req.kv.holds_kv
 
-    def row_tokens(self) -> list[int]:
-        """Ids of every token visible to the node's next one, in row order."""
+    def above(self) -> array[int]:
+        """Ids of every token visible to the node's own, in row order."""
         parent = self.node.parent
-        above = [] if parent is None else parent.handle.row_tokens()[: self.node.base]
-        return above + self.node.tokens
+        if parent is None:
+            return array("q")
+        holder: Branch = parent.handle
+        if holder.context is None:
+            holder.context = array("q")
+            for node in parent.lineage():
+                holder.context += node.tokens
+        return holder.context
+
+    def catch_up(self, *, but_last: int = 0) -> None:
+        """Hand the trunk's newest outputs to its node.
+
+        A trunk's tokens that are no tags stay with its request until somebody needs them.
+        """
+        node, req = self.node, self.req
+        if node.parent is not None or node.state is not State.RUNNING or req is None:
+            return
+        have = len(node.tokens) - self.tree.prompt_len
+        new = req.output_ids[have : len(req.output_ids) - but_last]
+        if new:
+            self.tree.take(node, new)
 
 
 class Scratch:
@@ -93,13 +121,13 @@ def decodes(req: Req) -> bool:
     return isinstance(mark, Branch) and mark.node.state is State.RUNNING
 
 
-def _bare_request(rid: str, root: Req, tokens: list[int], *, sampling_params: Any) -> Req:
-    logs = root.return_logprob
+def _bare_request(root: Req, ids: array[int], params: Any, *, logprobs: bool) -> Req:
+    logs = logprobs and root.return_logprob
     req = Req(
-        rid,
+        root.rid,
         "",
-        array("q", tokens),
-        sampling_params,
+        ids,
+        params,
         return_logprob=logs,
         top_logprobs_num=root.logprob.top_logprobs_num if logs else 0,
         token_ids_logprob=root.logprob.token_ids_logprob if logs else None,
@@ -119,6 +147,8 @@ def _bare_request(rid: str, root: Req, tokens: list[int], *, sampling_params: An
     req.logprob_start_len = -1
     # Already counted with the trunk: never reported as cache hits of their own.
     req.retracted_stain = True
+    # Deadlines are the request's.
+    req.time_stats.forward_entry_time = root.time_stats.forward_entry_time
     return req
 
 
@@ -128,26 +158,47 @@ def path_request(branch: Branch) -> Req:
     root = branch.root.req
     assert root is not None
     params = copy.copy(root.sampling_params)
-    # The tree's own budget ends it first; this only keeps admission estimates sane.
-    params.max_new_tokens = tree.max_new_tokens - tree.total + len(node.tokens) + 1
-    params.min_new_tokens = 0
-    if params.sampling_seed is not None:
-        # Seeded noise is keyed by (seed, position), and siblings share positions.
-        digest = hashlib.sha256(f"{params.sampling_seed}/{node.key}/{node.base}".encode()).digest()
-        params.sampling_seed = int.from_bytes(digest[:8], "little") >> 1
-    req = _bare_request(f"{root.rid}", root, branch.row_tokens(), sampling_params=params)
+    # The tree's own budget ends it first; this keeps the estimates of admission sane.
+    params.max_new_tokens = len(node.tokens) + share(tree)
+    params.sampling_seed = path_seed(params.sampling_seed, node)
+    req = _bare_request(root, branch.above(), params, logprobs=True)
+    req.output_ids = array("q", node.tokens)
     req.multiverse = branch
     return req
 
 
-def scratch_request(branch: Branch, tokens: list[int], delta: int) -> Req:
-    """A request that writes the KV of the last of ``tokens`` and samples nothing."""
+def steps_alone(req: Req) -> int:
+    """Forward passes that stock code ran for ``req`` since it last lost its KV."""
+    return int(req.extend_batch_idx + req.decode_batch_idx)
+
+
+def share(tree: Tree) -> int:
+    """Tokens left to the request, divided among its open paths; at least one."""
+    left = tree.max_new_tokens - tree.total
+    return max(1, left // max(1, sum(1 for node in tree.nodes() if not node.kids)))
+
+
+def path_seed(seed: int | None, node: Node) -> int | None:
+    """The sampling seed of a path.
+
+    Seeded noise is keyed by (seed, position), and siblings share positions. Under
+    ``--enable-deterministic-inference`` a request without a seed has SGLang's default one.
+    """
+    if seed is None:
+        if not get_exec().deterministic.enable_deterministic_inference:
+            return None
+        seed = DEFAULT_SEED
+    digest = hashlib.sha256(f"{seed}/{node.key}/{node.base}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def scratch_request(branch: Branch, ids: array[int], delta: int) -> Req:
+    """A request that writes the KV of the last of ``ids`` and samples nothing."""
     root = branch.root.req
     assert root is not None
     params = copy.copy(root.sampling_params)
     params.max_new_tokens = 1
-    req = _bare_request(root.rid, root, tokens, sampling_params=params)
-    req.return_logprob = False
+    req = _bare_request(root, ids, params, logprobs=False)
     req.multiverse = Scratch(delta)
     return req
 

@@ -1,0 +1,1 @@
+"""What the client sees: canonical order, tags as text, thoughts, grammars, tool calls."""

@@ -1,0 +1,1 @@
+"""What is counted and shown: metrics, loads, ``/server_info``."""

@@ -1,0 +1,1 @@
+"""Rows of a forward batch: their requests, slots, positions, penalties and guard."""

@@ -1,0 +1,1 @@
+"""Trees through SGLang's scheduler: entry, fork and join, memory, ends."""

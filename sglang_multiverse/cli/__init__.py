@@ -9,7 +9,7 @@ import typer
 
 import sglang_multiverse
 
-from . import analyse, curate, demo, doctor, inspect, prepare, serve, sft
+from . import analyse, curate, demo, doctor, inspect, prepare, serve, sft, stress
 
 app = typer.Typer(
     name="multiverse",
@@ -38,9 +38,11 @@ app.add_typer(analyse.app)
 app.add_typer(curate.app)
 app.command("demo")(demo.command)
 app.command("doctor")(doctor.command)
+app.command("fuzz")(stress.fuzz)
 app.command("inspect")(inspect.command)
 app.command("merge-adapter")(prepare.merge)
 app.command("prepare-model")(prepare.command)
 _FORWARDS: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command("serve", context_settings=_FORWARDS)(serve.command)
+app.command("soak")(stress.soak)
 app.command("sft", context_settings={**_FORWARDS, "help_option_names": []})(sft.command)

@@ -57,12 +57,16 @@ class Client:
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(lambda call: call(), calls))
 
+    def load(self, figure: str) -> int:
+        """A figure of ``/v1/loads``, summed over the replicas."""
+        loads = self.server.request("/v1/loads?include=core")["loads"]
+        return sum(int(load[figure]) for load in loads)
+
     def used_tokens(self) -> int:
         """KV tokens in use once nothing runs any more."""
         for _ in range(100):
-            (load,) = self.server.request("/v1/loads?include=core")["loads"]
-            if load["num_running_reqs"] == 0 and load["num_waiting_reqs"] == 0:
-                return int(load["num_used_tokens"])
+            if self.load("num_running_reqs") + self.load("num_waiting_reqs") == 0:
+                return self.load("num_used_tokens")
             time.sleep(0.1)
         raise AssertionError("requests are still running")
 
@@ -83,6 +87,8 @@ _FIELDS = {
     "custom_logit_processor",
     "rid",
     "return_text_in_logprobs",
+    "lora_path",
+    "priority",
 }
 
 

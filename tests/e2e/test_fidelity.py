@@ -195,7 +195,13 @@ def test_prompts_that_hold_finished_blocks(
         cut = first.end + 1
         record = tmp_path / f"prompt{seed}"
         answer = server.force(
-            script[:cut], {"script": script, "eos": texts.eos, "record": str(record)}
+            script[:cut],
+            {
+                "script": script,
+                "eos": texts.eos,
+                "record": str(record),
+                "multiverse": {"structure": "all"},
+            },
         )
         assert answer["output_ids"] == [*script[cut:], texts.eos]
         assert answer["meta_info"]["prompt_tokens"] == cut

@@ -243,7 +243,7 @@ def test_a_prompt_inside_a_block_is_refused(
     script, _ = texts.make(5)
     inside = parse(script, dialect).blocks[0].paths[0].start + 3
     with pytest.raises(ServerError, match="inside a parallel block"):
-        overlap.generate(script[:inside])
+        overlap.generate(script[:inside], custom_params={"multiverse": {"structure": "all"}})
 
 
 def test_without_the_flag_nothing_changes(

@@ -16,11 +16,11 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(BOOTSTRAP)/bin/u
 
 export UV_HTTP_TIMEOUT ?= 300
 
-.PHONY: help venv demo test lint format clean
+.PHONY: help venv demo test test-plain test-servers lint format clean
 
 help:
 	@echo "make demo    run the main job: a question in, a forked and joined answer out"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests (make test ARGS='tests/core -x': some of them)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  ruff's formatter and safe fixes"
 	@echo "make venv    set up $(VENV) alone (the first time downloads some 5 GB)"
@@ -35,14 +35,25 @@ $(BOOTSTRAP)/bin/uv:
 $(STAMP): setup.py pyproject.toml $(filter-out uv,$(UV))
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python"; exit 1; }
 	@test -x $(BIN)/python || $(UV) venv --quiet --allow-existing --python "$(PYTHON)" $(VENV)
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install -e '.[$(EXTRAS)]'
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --compile-bytecode -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: venv
 	$(BIN)/multiverse demo
 
+# With ARGS one pytest run; without, the tests that start servers beside those that do not.
 test: venv
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line test-servers test-plain
+endif
+
+test-plain: venv
+	$(BIN)/python -m pytest --ignore=tests/e2e
+
+test-servers: venv
+	$(BIN)/python -m pytest tests/e2e
 
 lint: venv
 	$(BIN)/ruff check .

@@ -54,6 +54,7 @@ EXTRAS = {
         "pytest-timeout>=2.3",
         "ruff>=0.14",
         "setuptools>=77",
+        "sglang-router>=0.3.2,<0.4",
         "tokenizers>=0.22",
     ],
 }

@@ -1,6 +1,7 @@
 """What the client sees: canonical order, logprobs in that order, ``meta_info``.
 
-Targets: ``SchedulerOutputStreamer._stream_output_generation`` and
+Targets: ``_GenerationStreamAccumulator.accept`` (sends parts of an answer that is not streamed, and
+may cut a stop string), ``SchedulerOutputStreamer._stream_output_generation`` and
 ``build_additional_customized_info`` (the streamer sends each request's own ``output_ids``; paths
 must appear inside their trunk's), and ``TokenizerManager.update_request_meta_info`` (which would
 list our per-request values per token). Stops are looked for with ``Req``'s own finish checks.
@@ -14,6 +15,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sglang.srt.managers.schedule_batch import Req
+from sglang.srt.managers.scheduler_components.output_streamer import (
+    DEFAULT_FORCE_STREAM_INTERVAL,
+)
 from sglang.srt.plugins.hook_registry import HookType
 
 from ..active import coordinator
@@ -116,9 +120,10 @@ def _look_for_stop(root: Branch, new: int) -> None:
     """Find the first stop of the caller's in the last ``new`` output tokens."""
     req, params = root.req, root.req.sampling_params
     if new and (params.stop_strs or params.stop_regex_strs or params.stop_token_ids):
-        found = req._check_str_based_finish(new)
-        if not found:
-            found = req._check_token_based_finish(req.output_ids[-new:])
+        if not req._check_str_based_finish(new):
+            # As for samples: no token ends an answer that must be longer.
+            late = max(len(req.output_ids) - new, params.min_new_tokens - 1)
+            req._check_token_based_finish(req.output_ids[late:])
         if req.finished_reason is not None:
             root.ended_by, req.finished_reason = req.finished_reason, None
             return
@@ -243,9 +248,29 @@ def _meta(
     return original(manager, meta_info, state, info, index, finish_reason) if info else None
 
 
+def _accept(original: Any, accumulator: Any, *, req: Req) -> Any:
+    """What is sent now and then of an answer that is not streamed must not end in the middle of a
+    stop string: the text before it would stay."""
+    if (
+        not req.stream
+        and not req.finished()
+        and branch_of(req) is not None
+        and len(req.output_ids) % DEFAULT_FORCE_STREAM_INTERVAL == 0
+        and req.check_match_stop_str_prefix()
+    ):
+        return None
+    return original(accumulator, req=req)
+
+
 _STREAMER = "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer"
 
 HOOKS = (
+    Hook(
+        f"{_STREAMER.rpartition('.')[0]}._GenerationStreamAccumulator.accept",
+        HookType.AROUND,
+        _accept,
+        ("self", "req"),
+    ),
     Hook(
         f"{_STREAMER}._stream_output_generation",
         HookType.AROUND,

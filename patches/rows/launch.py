@@ -57,14 +57,12 @@ class LaunchError(RuntimeError):
     """A batch of rows could not be built; nothing of it has been launched.
 
     Attributes:
-        failed: rows whose requests cannot go on.
-        again: rows to be launched another time.
+        failed: the row whose request cannot go on.
     """
 
-    def __init__(self, failed: list[Row], again: list[Row]):
+    def __init__(self, failed: Row):
         super().__init__("rows could not be launched")
         self.failed = failed
-        self.again = again
 
 
 def _written(branch: Branch) -> int:
@@ -263,7 +261,7 @@ def launch(scheduler: Any, pool: SlotPool, rows: list[Row]) -> tuple[ScheduleBat
         except Exception as error:
             row.undo()
             _close(pool, rows, reqs)
-            raise LaunchError([row], [other for other in rows if other is not row]) from error
+            raise LaunchError(row) from error
     for req in reqs:
         req.is_retracted = False
     batch = ScheduleBatch.init_new(
@@ -284,7 +282,7 @@ def launch(scheduler: Any, pool: SlotPool, rows: list[Row]) -> tuple[ScheduleBat
         if batch.out_cache_loc is not None:
             pool.free(batch.out_cache_loc.to(torch.int64))
         _close(pool, rows, reqs)
-        raise LaunchError(rows[:1], rows[1:]) from error
+        raise LaunchError(rows[0]) from error
     before = _state(rows)
     for row, req, own in zip(rows, reqs, slots, strict=True):
         try:
@@ -294,7 +292,7 @@ def launch(scheduler: Any, pool: SlotPool, rows: list[Row]) -> tuple[ScheduleBat
                 setattr(owner, name, value)
             pool.free(torch.cat(slots))
             _close(pool, rows, reqs)
-            raise LaunchError([row], [other for other in rows if other is not row]) from error
+            raise LaunchError(row) from error
     writers = (Tail, ReplayRow)
     scratch = [req for row, req in zip(rows, reqs, strict=True) if isinstance(row, writers)]
     for req in scratch:

@@ -33,6 +33,7 @@ from .endings import ECHO, Endings, fail_at_door, is_callers_stop
 from .entry import plant
 from .pressure import Pressure, arrival
 from .priority import outranked, standing
+from .values import unusable
 
 
 class Coordinator(Pressure, Endings):
@@ -79,20 +80,31 @@ class Coordinator(Pressure, Endings):
         if not hasattr(req, "multiverse_arrival"):
             self._arrivals += 1
             req.multiverse_arrival = (standing(self.scheduler, req), self._arrivals)
+        wrong = unusable(req, self.scheduler.model_config.vocab_size)
+        if wrong is not None:
+            return self._refuse(req, wrong)
         if req.finished() or req.to_finish is not None:
             return False
         try:
             return self._admit_new(req)
-        except (OptionError, PromptError) as error:
-            if isinstance(error, PromptError):
-                self.observer.malformed("refused_prompt")
-            req.set_finish_with_abort(str(error))
+        except OptionError as error:
+            return self._refuse(req, str(error))
+        except PromptError as error:
+            self.observer.malformed("refused_prompt")
+            return self._refuse(req, str(error))
         except Exception as error:
             self.observer.malformed("contained_error")
             self.replays = [root for root in self.replays if root.req is not req]
             self.trees = [root for root in self.trees if root.req is not req]
             fail_at_door(req, error)
         return False
+
+    def _refuse(self, req: Req, why: str) -> bool:
+        """Answer with HTTP 400 at the door, before any forward; True: the queue never sees it."""
+        if req.to_finish is None:
+            req.set_finish_with_abort(why)
+        self.scheduler.retire_unadmitted_request(req)
+        return True
 
     def _admit_new(self, req: Req) -> bool:
         tree = plant(req, self.dialect, self.options, grammar_waits=forks(req.grammar))
@@ -310,11 +322,10 @@ class Coordinator(Pressure, Endings):
         try:
             batch, scratch = launch(self.scheduler, self.pool, rows)
         except LaunchError as error:
-            self._queue_first(error.again)
+            self._queue_first(rows)  # those that failed too: they hold what is to be freed
             cause = error.__cause__
             assert isinstance(cause, Exception)
-            for root in {id(row.branch.root): row.branch.root for row in error.failed}.values():
-                self.contain(root, cause)
+            self.contain(error.failed.branch.root, cause)
             return True, None
         self._scratch += scratch
         self._echoes = ECHO

@@ -16,6 +16,8 @@ from ...engine.tree import PromptError, Tree
 from ...structure import tag_offsets
 from ...turns import Spans
 
+NOTHING = "max_new_tokens 0"
+
 #: What only SGLang's own rows can do: name → whether ``req`` asks for it.
 _STOCK_ONLY = {
     "input embeddings": lambda req: req.input_embeds is not None,
@@ -30,7 +32,7 @@ _STOCK_ONLY = {
     "scoring of many items": lambda req: (
         req.multi_item_delimiter_indices is not None or req.token_indices_to_pool is not None
     ),
-    "max_new_tokens 0": lambda req: req.sampling_params.max_new_tokens < 1,
+    NOTHING: lambda req: req.sampling_params.max_new_tokens < 1,
 }
 
 
@@ -63,8 +65,6 @@ def plant(req: Req, dialect: Dialect, server: EngineOptions, *, grammar_waits: b
     params = req.sampling_params
     options = server.for_request(params.custom_params)
     ids = req.origin_input_ids
-    if not ids and req.input_embeds is None:
-        raise PromptError("the prompt is empty; send at least one token")
     spans = spans_of(ids, dialect, options.structure)
     barred = stock_only(req)
     sequential = bool(barred) or not options.enabled or not grammar_waits
@@ -75,6 +75,8 @@ def plant(req: Req, dialect: Dialect, server: EngineOptions, *, grammar_waits: b
     tree = Tree(ids, dialect, options, params.max_new_tokens, spans, server.limits)
     if not tree.structured_prompt:
         return None if sequential else tree
+    if NOTHING in barred:
+        barred.remove(NOTHING)  # it is laid out, and its only sample dropped
     if req.return_logprob and 0 <= req.logprob_start_len < len(ids):
         barred.append("logprobs of the prompt (logprob_start_len)")
     if barred:

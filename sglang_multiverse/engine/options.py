@@ -107,6 +107,7 @@ class EngineOptions:
                 f"custom_params.multiverse has unknown field(s) {', '.join(unknown)}; "
                 f"known: {', '.join(sorted(known))}"
             )
+        given = {k: None if v == "none" and k in _LEAST else v for k, v in given.items()}
         # Checked alone first, so that a message names what the request said.
         asked = EngineOptions(
             **{

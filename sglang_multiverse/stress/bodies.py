@@ -24,8 +24,7 @@ _GRAMMARS: tuple[dict[str, Any], ...] = (
 )
 
 
-_GRAMMAR_FIELDS = {"regex", "json_schema", "ebnf"}
-_MASKING = _GRAMMAR_FIELDS | {"min_new_tokens"}
+_MASKING = {"regex", "json_schema", "ebnf", "min_new_tokens"}
 
 
 @dataclass(frozen=True)
@@ -156,9 +155,6 @@ class Bodies:
         chosen = [way for way in ways if not (forced and way.keys() & _MASKING)]
         for _ in range(rng.choice((0, 0, 1, 1, 2))):
             out |= rng.choice(chosen)
-        if out.keys() & _GRAMMAR_FIELDS:
-            # Together they may leave no token at all, and stock SGLang's scheduler ends on that.
-            out.pop("min_new_tokens", None)
         if rng.random() < 0.5:
             out["custom_params"] = {"multiverse": self._options()}
         return out

@@ -227,9 +227,12 @@ def structured(texts: Texts, dialect: Dialect, seed: int = 2) -> tuple[list[int]
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"max_new_tokens": 0, "return_logprob": True, "logprob_start_len": 0}, "max_new_tokens 0"),
+        (
+            {"max_new_tokens": 0, "return_logprob": True, "logprob_start_len": 0},
+            "logprob_start_len",
+        ),
         ({"return_logprob": True, "logprob_start_len": 0}, "logprob_start_len"),
-        ({"max_new_tokens": 0}, "max_new_tokens 0"),
+        ({"beam_width": 2}, "beam search"),
     ],
 )
 def test_a_structured_prompt_is_never_taken_for_a_causal_one(
@@ -360,10 +363,49 @@ DEPTH = 64
 # What would end a server.
 
 
-def test_an_empty_prompt_is_refused(overlap: Client) -> None:
-    with pytest.raises(ServerError, match="empty"):
-        overlap.generate([], max_new_tokens=1)
+@pytest.mark.parametrize(
+    ("ids", "body", "says"),
+    [
+        ([], {}, "empty"),
+        ([5, -1], {}, "input_ids holds -1"),
+        ([5, 10**7], {}, "input_ids holds 10000000"),
+        ([5], {"return_logprob": True, "top_logprobs_num": 10**6}, "top_logprobs_num"),
+        ([5], {"return_logprob": True, "logprob_start_len": -7}, "logprob_start_len"),
+        ([5], {"logit_bias": {"1000000": 1.0}}, "logit_bias"),
+    ],
+)
+def test_values_that_no_forward_pass_can_take(
+    overlap: Client, ids: list[int], body: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ServerError, match=f"HTTP 400.*{says}"):
+        overlap.generate(ids, max_new_tokens=4, **body)
     overlap.assert_sound()
+
+
+def test_several_answers_to_a_follow_up(overlap: Client, texts: Texts, dialect: Dialect) -> None:
+    """SGLang first computes the prompt they share, with no token to generate."""
+    script, cut = structured(texts, dialect)
+    body = {"max_new_tokens": 6, "custom_params": {"multiverse": ALL}}
+    alone = overlap.generate(script[:cut], **body)
+    both = overlap.generate(script[:cut], n=2, **body)
+    assert [answer["output_ids"] for answer in both] == 2 * [alone["output_ids"]]
+    assert overlap.generate(script[:cut], **{**body, "max_new_tokens": 0})["text"] == ""
+    overlap.assert_sound()
+
+
+def test_a_stop_string_is_whole_wherever_it_stands(
+    overlap: Client, texts: Texts, tokenizer: Any
+) -> None:
+    """What is handed on every fifty tokens does not cut it."""
+    script, prompt_len = texts.make(7)
+    expected = script[prompt_len:]
+    for at in (49, 50, 51, 99, 100, 101):
+        head, stop = tokenizer.decode(expected[:at]), tokenizer.decode(expected[at - 2 : at + 3])
+        text = tokenizer.decode(expected)
+        if not stop.isascii() or not text.startswith(head):
+            continue
+        _, answer = scripted(overlap, texts, 7, stop=[stop])
+        assert answer["text"] == text[: text.index(stop)], at
 
 
 def test_a_grammar_shorter_than_the_answer_must_be_ends_it(server: Client) -> None:

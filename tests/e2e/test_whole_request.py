@@ -232,7 +232,6 @@ def structured(texts: Texts, dialect: Dialect, seed: int = 2) -> tuple[list[int]
             "logprob_start_len",
         ),
         ({"return_logprob": True, "logprob_start_len": 0}, "logprob_start_len"),
-        ({"beam_width": 2}, "beam search"),
     ],
 )
 def test_a_structured_prompt_is_never_taken_for_a_causal_one(
@@ -241,8 +240,25 @@ def test_a_structured_prompt_is_never_taken_for_a_causal_one(
     script, cut = structured(texts, dialect)
     with pytest.raises(ServerError, match=rf"HTTP 400.*{says}"):
         overlap.generate(script[:cut], custom_params={"multiverse": ALL}, **body)
-    words = overlap.generate(script[:cut], custom_params={"multiverse": {"structure": "none"}})
+    none = {"multiverse": {"structure": "none"}}
+    words = overlap.generate(script[:cut], custom_params=none, max_new_tokens=4)
     assert words["meta_info"]["prompt_tokens"] == cut
+
+
+def test_a_beam_over_earlier_blocks_is_refused(
+    overlap: Client, tokenizer: Any, texts: Texts, dialect: Dialect
+) -> None:
+    script, _ = texts.make(2)
+    block = parse(script, dialect).blocks[0]
+    messages = [
+        {"role": "user", "content": "Go on."},
+        {"role": "assistant", "content": tokenizer.decode(script[block.start : block.end])},
+        {"role": "user", "content": "And?"},
+    ]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    with pytest.raises(ServerError, match=r"HTTP 400.*beam search"):
+        overlap.generate(list(ids), max_new_tokens=4, beam_width=2)
+    overlap.assert_sound()
 
 
 @pytest.mark.parametrize("how", ["off", "grammar"])

@@ -168,11 +168,11 @@ SCHEDULER_ARGUMENTS = (
         remedy="serve it without the plugin",
     ),
     Arguments(
-        WORKS,
+        REFUSED,
         "memory given back between requests",
         "enable_memory_saver enable_weights_cpu_backup",
-        why="needs an idle server and empties the prefix cache, as an update of weights does; the "
-        "endpoints are run by `tests/e2e/test_server_flags.py`, the memory itself needs a GPU",
+        why="needs a GPU; not run with forks",
+        remedy=_OUT,
     ),
     # Attention.
     Arguments(

@@ -22,10 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 from sglang.srt.sampling.custom_logit_processor import CustomLogitProcessor
 
+from ..sequencer import UNLIMITED, Limits
 from ..structure import Block, Trace, parse
 
 if TYPE_CHECKING:
     from ..engine.tree import Node
+
+
+#: Limits of the answer, and up to where in the text which others hold.
+Bounds = tuple[Limits, tuple[int, Limits]]
 
 
 class Forced(CustomLogitProcessor):  # type: ignore[misc]
@@ -44,11 +49,13 @@ class Forced(CustomLogitProcessor):  # type: ignore[misc]
             if isinstance(mark, Scratch):  # a row that only writes KV
                 continue
             if mark is None:  # the request has switched fork and join off
-                key, own = "", request.kv.kv_committed_len
+                key, own, bounds = "", request.kv.kv_committed_len, None
             else:
                 # With overlap the newest token is not in node.tokens yet; the row's length is.
                 key, own = key_of(mark.node), request.kv.kv_committed_len - mark.node.base
-            allowed = self.choose(params, key, own)
+                tree = mark.tree
+                bounds = tree.limits, (tree.prompt_len, tree.prompt_limits)
+            allowed = self.choose(params, key, own, bounds)
             if "record" in params:
                 with open(params["record"], "ab") as file:
                     pickle.dump((key, own, allowed[0], row.float().cpu().numpy()), file)
@@ -58,24 +65,32 @@ class Forced(CustomLogitProcessor):  # type: ignore[misc]
         return logits
 
     @staticmethod
-    def choose(params: Any, key: str, own: int) -> list[int]:
-        """Ids the row at ``own`` of sequence ``key`` may sample."""
+    def choose(params: Any, key: str, own: int, bounds: Bounds | None = None) -> list[int]:
+        """Ids the row at ``own`` of sequence ``key`` may sample.
+
+        Args:
+            bounds: of the request: which of the script's goals fork is theirs to say.
+        """
         if "script" not in params:
             return [soup_token(params["soup"], key, own, params)]
         script = params["script"]
-        at = own if not key else _starts(tuple(script)).get(key, len(script)) + own
+        at = own
+        if key:
+            at += _starts(tuple(script), *(bounds or (UNLIMITED, None))).get(key, len(script))
         if at < len(script):
             return [script[at]]
         return params["words"] if "then" in params else [params["eos"]]
 
 
 @functools.cache
-def _starts(script: tuple[int, ...]) -> dict[str, int]:
+def _starts(
+    script: tuple[int, ...], limits: Limits, earlier: tuple[int, Limits] | None
+) -> dict[str, int]:
     from ..patches.active import coordinator
 
     active = coordinator()
     assert active is not None
-    return starts(parse(script, active.dialect))
+    return starts(parse(script, active.dialect, limits=limits, earlier=earlier))
 
 
 _WINDOW = 12

@@ -97,16 +97,3 @@ def test_a_stream_holds_the_whole_text(
         text = events[-1]["text"]
     assert text == whole["text"]
     assert events[-1]["meta_info"]["multiverse_forks"] == whole["meta_info"]["multiverse_forks"] > 0
-
-
-def test_memory_is_given_back_between_requests(
-    flagged: Client, tokenizer: Any, problems: list[task.Problem]
-) -> None:
-    ids = prompt_ids(tokenizer, problems[2])
-    before = flagged.generate(ids)
-    flagged.forget()
-    for step in ("release", "resume"):
-        flagged.server.request(f"/{step}_memory_occupation", {"tags": ["kv_cache"]}, raw=True)
-    after = flagged.generate(ids)
-    assert after["output_ids"] == before["output_ids"]
-    assert after["meta_info"]["multiverse_forks"] > 0

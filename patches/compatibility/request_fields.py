@@ -282,8 +282,7 @@ REQUESTS = (
     Fields(
         REFUSED,
         "LoRA adapters that are not served",
-        "HTTP 400, SGLang's own, on a server without `--enable-lora`; with it paths keep the "
-        "adapter (`tests/e2e/test_wider.py`)",
+        "HTTP 400, SGLang's own: LoRA is not enabled (`--enable-lora` is refused at start-up)",
         generate="lora_path",
         completions="lora_path",
         chat="lora_path",

@@ -73,7 +73,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "json_schema": '{"type": "object"}',
         "regex": _ANYTHING,
         "ebnf": 'root ::= "a" | "b"',
-        "structural_tag": '{"type": "structural_tag", "structures": [], "triggers": []}',
+        "structural_tag": '{"type": "structural_tag", "structures": [{"begin": "<f>", "schema": '
+        '{"type": "object"}, "end": "</f>"}], "triggers": ["<f>"]}',
         "beam_width": 2,
         "watermark": {"enabled": True},
     },

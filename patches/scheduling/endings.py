@@ -68,15 +68,12 @@ class Endings:
         self._ending.append((root, reason))
 
     @contextlib.contextmanager
-    def contained(self, root: Branch | None) -> Iterator[None]:
+    def contained(self, root: Branch) -> Iterator[None]:
         """Let an error inside end the request of ``root`` and nothing else."""
         try:
             yield
         except Exception as error:
-            if root is None:
-                logger.exception("fork and join failed outside any request")
-            else:
-                self.contain(root, error)
+            self.contain(root, error)
 
     def contain(self, root: Branch, error: Exception) -> None:
         """An error of ours struck ``root``: end it, as the next thing that happens."""

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sglang_multiverse.dialect import Dialect
 from sglang_multiverse.server import Server
+from sglang_multiverse.stress import settings
 from sglang_multiverse.tiny import MODEL_DIR
 from sglang_multiverse.training import enable_multiverse_attention
 
@@ -22,14 +23,11 @@ from .texts import Texts
 pytest.importorskip("sglang", reason="the serve extra is not installed")
 
 CHECKS = {
-    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
-    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE": "1",
-    "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1",
-    "OMP_NUM_THREADS": "1",
+    **settings.CHECKS,
     # The custom logit processor is imported by name in the scheduler's process.
     "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
 }
-FLAGS = ["--dtype", "float32", "--enable-custom-logit-processor", "--random-seed", "1"]
+FLAGS = [*settings.FLAGS]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

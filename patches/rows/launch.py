@@ -146,6 +146,7 @@ class Resume:
     branch: Branch
     kids: list[Node] = field(default_factory=list)
     starts: bool = field(default=False, init=False)
+    _context: array[int] | None = field(default=None, init=False)
 
     def tokens(self, pool: SlotPool) -> int:
         return self.branch.node.pending
@@ -165,7 +166,7 @@ class Resume:
         protected = branch.protected if branch.is_trunk else node.base
         _extend(req, prefix_len, node.row_len)
         pool.bind(req, prefix_len=prefix_len, protected=protected)
-        branch.context = None
+        self._context, branch.context = branch.context, None
         node.state = State.RUNNING
         return req
 
@@ -180,6 +181,9 @@ class Resume:
 
     def undo(self) -> None:
         self.branch.node.state = State.RESUMING
+        if self._context is not None:
+            # The paths' ends, launched again before it, see what the node held before the join.
+            self.branch.context, self._context = self._context, None
 
 
 @dataclass

@@ -104,8 +104,8 @@ def _serve(plugin: bool, *flags: str, **env: str) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def overlap() -> Iterator[Client]:
-    """Overlap scheduling on, room for everything."""
-    yield from _serve(True, "--max-total-tokens", "20000")
+    """Overlap scheduling on, room for everything, forks as deep as they come."""
+    yield from _serve(True, "--max-total-tokens", "20000", "--multiverse-max-depth", "none")
 
 
 @pytest.fixture(scope="session")

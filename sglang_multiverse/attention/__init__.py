@@ -1,0 +1,13 @@
+"""The ``multiverse`` attention backend: extends over structured text in one forward."""
+
+from .cascade_plan import CascadePlan, cascade_pays, cascade_plan
+from .plan import Extend, ExtendPlan, plan
+
+__all__ = [
+    "CascadePlan",
+    "Extend",
+    "ExtendPlan",
+    "cascade_pays",
+    "cascade_plan",
+    "plan",
+]

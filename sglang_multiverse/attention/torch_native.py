@@ -1,0 +1,159 @@
+"""The ``multiverse`` backend on a CPU: the segmented plan over SGLang's torch reference backend.
+
+``forward_batch.multiverse_extends`` names the rows of a structured extend; without it, and in
+decode, this is the parent to the letter. Verified on SGLang 0.5.23
+(``layers/attention/torch_native_backend.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+from sglang.srt.layers.radix_attention import AttentionType
+from sglang.srt.mem_cache.memory_pool import KVWriteLoc
+from torch.nn.functional import scaled_dot_product_attention
+
+from .batch import check_rows, extends_of
+from .plan import Extend, plan
+
+
+@dataclass(frozen=True)
+class Run:
+    """Query tokens ``[start, end)`` of a batch, and the slots of what they see, their own last."""
+
+    start: int
+    end: int
+    slots: torch.Tensor
+
+
+class MultiverseTorchBackend(TorchNativeAttnBackend):  # type: ignore[misc]
+    """Serves structured extends with one causal attention per run."""
+
+    def __init__(self, model_runner: Any):
+        super().__init__(model_runner)
+        self._planned_for: Sequence[Extend] | None = None
+        self._runs: list[Run] = []
+
+    def init_forward_metadata(self, forward_batch: Any) -> None:
+        super().init_forward_metadata(forward_batch)
+        self._planned_for = extends_of(forward_batch)
+        if self._planned_for is not None:
+            self._runs = self._plan(self._planned_for, forward_batch)
+
+    def _plan(self, extends: Sequence[Extend], forward_batch: Any) -> list[Run]:
+        """The runs of one forward, for all of its layers.
+
+        Raises:
+            ValueError: where the extends are not those of the batch, or cannot be planned.
+        """
+        check_rows(extends, forward_batch)
+        table = self.req_to_token_pool.req_to_token[forward_batch.req_pool_indices]
+        made = plan(extends)
+        slots = [table[row, start:end] for row, start, end in made.ranges.tolist()]
+        query, ranges = made.qo_indptr.tolist(), made.range_indptr.tolist()
+        return [
+            Run(query[r], query[r + 1], torch.cat(slots[ranges[r] : ranges[r + 1]]))
+            for r in range(len(made))
+        ]
+
+    def forward_extend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor | None,
+        v: torch.Tensor | None,
+        layer: Any,
+        forward_batch: Any,
+        save_kv_cache: bool = True,
+    ) -> torch.Tensor:
+        """Writes K and V of the whole batch, then attends: runs read what other runs write."""
+        extends = extends_of(forward_batch)
+        if extends is None:
+            return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
+        if extends is not self._planned_for:
+            raise RuntimeError(
+                "a structured extend reached attention with the plan of another forward: call "
+                "init_forward_metadata with the batch that is run"
+            )
+        _refuse_layer(layer)
+        if save_kv_cache and k is not None and v is not None:
+            self.token_to_kv_pool.set_kv_buffer(
+                layer, KVWriteLoc(forward_batch.out_cache_loc), k, v
+            )
+        keys = self.token_to_kv_pool.get_key_buffer(layer.layer_id)
+        values = self.token_to_kv_pool.get_value_buffer(layer.layer_id)
+        query = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim).movedim(0, 1)
+        out = q.new_zeros(q.shape[0], layer.tp_q_head_num, layer.v_head_dim)
+        grouped = layer.tp_q_head_num != layer.tp_k_head_num
+        for run in self._runs:
+            out[run.start : run.end] = causal_run(
+                query[:, run.start : run.end],
+                keys[run.slots].movedim(0, 1).to(query.dtype),
+                values[run.slots].movedim(0, 1).to(query.dtype),
+                scale=layer.scaling,
+                grouped=grouped,
+            ).movedim(1, 0)
+        return out.flatten(1)
+
+
+def causal_run(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    *,
+    scale: float,
+    grouped: bool,
+) -> torch.Tensor:
+    """Causal attention of the last tokens of a KV list to all of it, aligned to the bottom right.
+
+    Torch's causal kernel is aligned to the top left, so it fits alone where there are as many
+    queries as keys. Otherwise a mask costs m (p + m) pairs for m queries behind p tokens, and p
+    rows of padding in front of the queries cost (p + m)^2 / 2 and no mask: the smaller is taken.
+
+    Args:
+        query: ``(heads, m, dim)``.
+        keys: ``(kv_heads, p + m, dim)``, the queries' own last.
+        values: likewise.
+        grouped: whether several query heads share one KV head.
+
+    Returns:
+        ``(heads, m, dim)`` of the values.
+    """
+    count, length = query.shape[1], keys.shape[1]
+    before = length - count
+    mask = None
+    if count > 1 and before >= count:
+        mask = query.new_ones(count, length, dtype=torch.bool).tril(before)
+    elif count > 1 and before:
+        query = torch.cat([query.new_zeros(query.shape[0], before, query.shape[2]), query], dim=1)
+    out = scaled_dot_product_attention(
+        query[None],
+        keys[None],
+        values[None],
+        attn_mask=mask,
+        is_causal=count > 1 and mask is None,
+        scale=scale,
+        enable_gqa=grouped,
+    )[0]
+    return out[:, -count:]
+
+
+def _refuse_layer(layer: Any) -> None:
+    """Layers that a structured extend has no meaning for."""
+    window = layer.sliding_window_size
+    for refused, what in (
+        (layer.is_cross_attention, "cross attention"),
+        (layer.attn_type == AttentionType.ENCODER_ONLY, "attention of an encoder"),
+        (window is not None and window > -1, "a sliding window"),
+    ):
+        if refused:
+            raise ValueError(
+                f"layer {layer.layer_id} has {what}, which the multiverse attention backend does "
+                "not serve over texts with blocks: serve this model without the plugin"
+            )
+
+
+__all__ = ["MultiverseTorchBackend", "Run", "causal_run"]

@@ -4,12 +4,18 @@
 ``position[t]`` is the length of the longest chain of tokens before ``t``, each visible to the
 next. A trace is a series-parallel order; such orders have dimension two, and reversing sibling
 paths gives the second linear order, which is ``order``.
+
+With ``share_every=k`` the paths of a block see one another's tokens after every k of their own.
+That is a series of chunks, each series-parallel, so it is series-parallel again; but its first
+linear order is no longer the text's, and stands in ``rank``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -22,18 +28,26 @@ LAYOUT_VERSION = 1
 
 IntArray = npt.NDArray[np.int64]
 
+#: ``[start, end)`` ranges of token indices, ascending and apart.
+Ranges = tuple[tuple[int, int], ...]
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Two integers per token.
+    """Two integers per token, three where paths share.
+
+    ``visible(q, k) ⇔ rank[k] ≤ rank[q] and order[k] ≤ order[q]``.
 
     Attributes:
         position: RoPE position ids, shape ``(n,)``.
-        order: text order with sibling paths reversed, a permutation of ``0..n-1``.
+        order: ``rank`` with sibling paths reversed, a permutation of ``0..n-1``.
+        rank: a permutation of ``0..n-1`` in which every token comes after those it sees; None for
+            text order, ``rank[t] = t``.
     """
 
     position: IntArray
     order: IntArray
+    rank: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.position)
@@ -49,6 +63,8 @@ class Layout:
         as labels these must not be trained on. Shape ``(n,)``."""
         hidden = np.zeros(len(self.order), dtype=bool)
         hidden[1:] = self.order[:-1] > self.order[1:]
+        if self.rank is not None:
+            hidden[1:] |= self.rank[:-1] > self.rank[1:]
         return hidden
 
 
@@ -56,31 +72,55 @@ class Layout:
 class Segment:
     """A maximal run of tokens ``[start, end)`` whose visible prefix is one fixed set.
 
-    ``prefix`` lists the visible token ranges before ``start`` in text order; ``position`` is that
-    of the first token, and positions run on by one inside the segment.
+    ``prefix`` lists the other visible token ranges in text order: all before ``start``, unless
+    paths share, when some may lie behind ``end``. ``position`` is that of the first token, and
+    positions run on by one inside the segment.
     """
 
     start: int
     end: int
     position: int
-    prefix: tuple[tuple[int, int], ...]
+    prefix: Ranges
 
     @property
     def prefix_len(self) -> int:
         return sum(end - start for start, end in self.prefix)
 
 
-def layout(tokens: Tokens, dialect: Dialect, *, limits: Limits = UNLIMITED) -> Layout:
+def layout(
+    tokens: Tokens,
+    dialect: Dialect,
+    *,
+    limits: Limits = UNLIMITED,
+    share_every: int | None = None,
+) -> Layout:
     """Position and order of every token of one text, shape ``(n,)``. Never raises on content.
 
     Args:
         limits: the bounds of the engine that made the text, where it had any.
+        share_every: tokens a path writes before it sees what its siblings have written, see
+            :func:`chunks`. None: paths see nothing of one another.
     """
-    return layout_of(parse(tokens, dialect, limits=limits))
+    return layout_of(parse(tokens, dialect, limits=limits), share_every=share_every)
 
 
-def layout_of(trace: Trace) -> Layout:
-    """:func:`layout` of a parsed text. O(tokens + paths)."""
+def layout_of(trace: Trace, *, share_every: int | None = None) -> Layout:
+    """:func:`layout` of a parsed text. O(tokens + paths), with ``share_every`` a sort more."""
+    laid = _unshared(trace)
+    if share_every is None:
+        return laid
+    chunk = chunks(trace, laid.position, share_every)
+    if not chunk.any():  # no path is long enough to share
+        return laid
+    # Chunks follow one another in both orders, and each is as it would be without sharing.
+    return Layout(
+        position=laid.position,
+        order=_ranks(np.lexsort((laid.order, chunk))),
+        rank=_ranks(np.argsort(chunk, kind="stable")),
+    )
+
+
+def _unshared(trace: Trace) -> Layout:
     n = trace.length
     order_steps = np.zeros(n + 1, dtype=np.int64)
     shift_steps = np.zeros(n + 1, dtype=np.int64)  # position = index - shift
@@ -123,13 +163,55 @@ def _shifts(trace: Trace) -> dict[int, int]:
     return shifts
 
 
-def segments(trace: Trace) -> list[Segment]:
+def chunks(trace: Trace, position: IntArray, share_every: int) -> IntArray:
+    """The chunk of every token under ``share_every``, shape ``(n,)``.
+
+    A token sees every token of an earlier chunk, and of its own chunk what it sees without sharing.
+    Chunks are cut in the region of every outermost block, ``share_every`` positions each from its
+    first ``<Path>`` on; what stands between regions goes on with the last chunk.
+
+    Raises:
+        ValueError: ``share_every`` is no number of tokens.
+    """
+    check_share_every(share_every)
+    chunk = np.zeros(trace.length, dtype=np.int64)
+    last = 0
+    ends = [block.region_start for block in trace.blocks[1:]] + [trace.length]
+    for block, rest in zip(trace.blocks, ends, strict=False):
+        start, end = block.region_start, block.region_end
+        chunk[start:end] = last + (position[start:end] - position[start]) // share_every
+        last = int(chunk[start:end].max())
+        chunk[end:rest] = last
+    return chunk
+
+
+def check_share_every(share_every: int | None) -> None:
+    """Raise ``ValueError`` unless ``share_every`` is None or a positive integer."""
+    if share_every is None:
+        return
+    if type(share_every) is not int or share_every < 1:
+        raise ValueError(
+            f"share_every={share_every!r} is no number of tokens: give an integer from 1 on, or "
+            "None for paths that see nothing of one another"
+        )
+
+
+def _ranks(permutation: npt.NDArray[np.intp]) -> IntArray:
+    """The place of each index in ``permutation``."""
+    ranks = np.empty(len(permutation), dtype=np.int64)
+    ranks[permutation] = np.arange(len(permutation))
+    return ranks
+
+
+def segments(trace: Trace, *, share_every: int | None = None) -> list[Segment]:
     """The runs of ``trace`` with one visible prefix each, tiling ``[0, length)`` in text order.
 
     A path that begins a region goes on with the run before it; every later path, and the text
-    after a region of several paths, begins a run.
+    after a region of several paths, begins a run. With ``share_every`` so does every chunk that
+    sees more of the siblings than the one before it; sorted by the ``rank`` of their first tokens
+    (text order without), runs have their prefixes in runs before them.
     """
-    prefixes: dict[int, tuple[tuple[int, int], ...]] = {0: ()}
+    prefixes: dict[int, Ranges] = {0: ()}
     pending = [(trace.blocks, 0, prefixes[0])]
     while pending:
         # Tokens of this sequence see `prefix` and, from `at` on, one another.
@@ -146,16 +228,62 @@ def segments(trace: Trace) -> list[Segment]:
                 prefix = extend_ranges(before, block.region_start, at)
                 prefixes.setdefault(at, prefix)  # as in _shifts, the outermost decides
     starts = sorted(start for start in prefixes if start < trace.length)
-    position = layout_of(trace).position
-    return [
+    position = _unshared(trace).position
+    runs = [
         Segment(start, end, int(position[start]), prefixes[start])
         for start, end in zip(starts, [*starts[1:], trace.length], strict=False)
     ]
+    return runs if share_every is None else _cut(runs, chunks(trace, position, share_every))
 
 
-def extend_ranges(
-    prefix: tuple[tuple[int, int], ...], start: int, end: int
-) -> tuple[tuple[int, int], ...]:
+def _cut(runs: list[Segment], chunk: IntArray) -> list[Segment]:
+    """``runs`` cut wherever a chunk begins that sees more than the one before it."""
+    changes = np.flatnonzero(np.diff(chunk)) + 1
+    pieces: list[tuple[Segment, int, int]] = []
+    for run in runs:
+        first, last = np.searchsorted(changes, (run.start + 1, run.end))
+        edges = [run.start, *changes[first:last].tolist(), run.end]
+        pieces += [(run, start, end) for start, end in pairwise(edges)]
+    members: list[list[tuple[int, int]]] = [[] for _ in range(int(chunk.max(initial=-1)) + 1)]
+    for _, start, end in pieces:
+        members[chunk[start]].append((start, end))
+    earlier: list[Ranges] = [()]  # the tokens of all chunks before each
+    for ranges in members:
+        earlier.append(_union(earlier[-1], ranges))
+    cut: list[Segment] = []
+    for run, start, end in pieces:
+        prefix = _union(run.prefix, ((run.start, start),), earlier[chunk[start]])
+        if cut and prefix == _union(cut[-1].prefix, ((cut[-1].start, start),)):
+            cut[-1] = replace(cut[-1], end=end)
+        else:
+            cut.append(Segment(start, end, run.position + start - run.start, prefix))
+    return cut
+
+
+def _union(*ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """The tokens in any of ``ranges``."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(chain(*ranges)):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        elif start < end:
+            merged.append((start, end))
+    return tuple(merged)
+
+
+def positions(runs: Sequence[Segment], start: int, end: int) -> IntArray:
+    """Positions of the tokens ``[start, end)`` of the text that ``runs`` tile, shape
+    ``(end - start,)``."""
+    where = np.arange(start, end, dtype=np.int64)
+    for run in runs[bisect_right(runs, start, key=lambda run: run.start) - 1 :]:
+        if run.start >= end:
+            break
+        first, last = max(run.start, start), min(run.end, end)
+        where[first - start : last - start] += run.position - run.start
+    return where
+
+
+def extend_ranges(prefix: Ranges, start: int, end: int) -> Ranges:
     """Append the range ``[start, end)``, merged with the last one where they touch."""
     if start >= end:
         return prefix
@@ -178,7 +306,19 @@ def pack(layouts: Sequence[Layout]) -> Layout:
     return Layout(
         position=np.concatenate([empty, *(one.position for one in layouts)]),
         order=np.concatenate([empty, *orders]),
+        rank=_packed_ranks(layouts),
     )
+
+
+def _packed_ranks(layouts: Sequence[Layout]) -> IntArray | None:
+    if all(one.rank is None for one in layouts):
+        return None
+    ranks: list[IntArray] = []
+    at = 0
+    for one in layouts:
+        ranks.append(at + (np.arange(len(one)) if one.rank is None else one.rank))
+        at += len(one)
+    return np.concatenate(ranks)
 
 
 def plain(length: int) -> Layout:
@@ -191,10 +331,13 @@ __all__ = [
     "LAYOUT_VERSION",
     "Layout",
     "Segment",
+    "check_share_every",
+    "chunks",
     "extend_ranges",
     "layout",
     "layout_of",
     "pack",
     "plain",
+    "positions",
     "segments",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from sglang_multiverse.layout import Layout
 from sglang_multiverse.structure import Trace
 
 Address = tuple[tuple[int, int], ...]
@@ -34,6 +35,33 @@ def heights(seen: Bools) -> list[int]:
     height: list[int] = []
     for t in range(len(seen)):
         height.append(max((height[k] + 1 for k in range(t) if seen[t, k]), default=0))
+    return height
+
+
+def shared(addresses: Sequence[Address], every: int) -> Bools:
+    """``visible`` where tokens of different paths also see what stands in earlier chunks: a token's
+    chunk counts ``every`` tokens at a time along the longest chain of its path of the outermost
+    block."""
+    seen = visible(addresses)
+    n = len(addresses)
+    count = [0] * n
+    for t in range(n):
+        for k in range(t):
+            if addresses[t] and addresses[k][:1] == addresses[t][:1] and seen[t, k]:
+                count[t] = max(count[t], count[k] + 1)
+    apart_by_chunk = seen.copy()
+    for q in range(n):
+        for k in range(n):
+            if apart(addresses[q], addresses[k]) and count[k] // every < count[q] // every:
+                apart_by_chunk[q, k] = True
+    return apart_by_chunk
+
+
+def chains(seen: Bools) -> list[int]:
+    """``heights`` of a relation in any order: who sees fewer tokens stands before who sees more."""
+    height = [0] * len(seen)
+    for t in sorted(range(len(seen)), key=lambda t: int(seen[t].sum())):
+        height[t] = max((height[k] + 1 for k in np.flatnonzero(seen[t]) if k != t), default=0)
     return height
 
 
@@ -68,6 +96,12 @@ def from_order(order: npt.NDArray[np.int64]) -> Bools:
     """The mask that an ``order`` array stands for."""
     index = np.arange(len(order))
     return (index[None, :] <= index[:, None]) & (order[None, :] <= order[:, None])
+
+
+def from_layout(laid: Layout) -> Bools:
+    """The mask that a layout stands for."""
+    rank = np.arange(len(laid)) if laid.rank is None else laid.rank
+    return (rank[None, :] <= rank[:, None]) & (laid.order[None, :] <= laid.order[:, None])
 
 
 def transitive(seen: Bools) -> bool:

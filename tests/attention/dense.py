@@ -60,7 +60,7 @@ class Row:
         return slice(self.extend.prefix_len, self.extend.end)
 
 
-@dataclass
+@dataclass(repr=False)
 class Batch:
     """Rows with their page tables over one pool of K and V."""
 
@@ -70,6 +70,10 @@ class Batch:
     v: torch.Tensor
     q: torch.Tensor
     scale: float
+
+    def __repr__(self) -> str:
+        """Short, for examples that fail."""
+        return f"Batch({[(e.prefix_len, e.end, e.segments) for e in self.extends]})"
 
     @property
     def extends(self) -> list[Extend]:

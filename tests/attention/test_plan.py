@@ -8,15 +8,18 @@ import time
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sglang_multiverse.attention.plan import Extend, plan
 from sglang_multiverse.layout import Segment, segments
 from sglang_multiverse.structure import parse
 
+from ..core import oracle
 from ..core.generate import DIALECT, Made, made_texts
 from .dense import Batch, Row, batch_of, batches, long_text, plain_row, structured
 
 exact = settings(max_examples=60, deadline=None)
+few = settings(max_examples=25, deadline=None)  # the oracle is cubic
 
 
 @exact
@@ -78,56 +81,43 @@ def test_a_row_with_nothing_to_compute_has_no_run() -> None:
     assert made.ranges.tolist() == [[1, 0, 2]]
 
 
-def sharing(prefix: int, paths: list[int], every: int, rest: int) -> tuple[list[Segment], Row]:
-    """A block whose paths see one another's tokens after every ``every`` of their own."""
-    path_of, step_of = [-1] * prefix, [-1] * prefix
-    for i, length in enumerate(paths):
-        path_of += [i] * length
-        step_of += [t // every for t in range(length)]
-    inside = len(path_of)
-    n = inside + rest
-    seen = np.zeros((n, n), dtype=bool)
-    for q, k in itertools.product(range(n), range(n)):
-        if q >= inside or k < prefix:
-            seen[q, k] = k <= q
-        elif k < inside and q >= prefix:
-            same = path_of[q] == path_of[k]
-            seen[q, k] = k <= q if same else step_of[k] < step_of[q]
-    runs, at = [], 0
-    while at < n:
-        end = at + 1
-        while (
-            end < n
-            and set(np.flatnonzero(seen[end])) - set(range(at, end + 1))
-            == set(np.flatnonzero(seen[at])) - {at}
-            and seen[end, at : end + 1].all()
-        ):
-            end += 1
-        visible = np.flatnonzero(seen[at])
-        visible = visible[visible != at]
-        edges = np.flatnonzero(np.diff(visible) != 1)
-        starts = visible[[0, *(edges + 1)]] if len(visible) else []
-        ends = visible[[*edges, -1]] + 1 if len(visible) else []
-        prefix_ranges = tuple((int(a), int(b)) for a, b in zip(starts, ends, strict=True))
-        runs.append(Segment(at, end, 0, prefix_ranges))
-        at = end
-    return runs, Row(seen, Extend(0, n, runs))
+@st.composite
+def sharing(draw: st.DrawFn) -> tuple[Row, list[Segment]]:
+    """A text whose paths see one another's tokens after every few of their own."""
+    made = draw(made_texts(min_depth=1).filter(lambda made: made.tokens()))
+    every = draw(st.sampled_from([1, 2, 4, 8, 16]))
+    walked = list(made.walk(()))
+    runs = segments(parse([token for token, _ in walked], DIALECT), share_every=every)
+    seen = oracle.shared([address for _, address in walked], every)
+    cached = draw(st.integers(0, len(walked) - 1))
+    return Row(seen, Extend(cached, len(walked), runs)), runs
 
 
-@pytest.mark.parametrize("every", [1, 4, 8, 16])
-def test_paths_that_share_their_tokens_are_exact_in_one_extend(every: int) -> None:
-    runs, row = sharing(11, [18, 9, 14], every, 5)
-    assert any(b > run.start for run in runs for _, b in run.prefix)  # what stands later is seen
-    batch = batch_of([row, plain_row(2, 7)], seed=every)
+@few
+@given(sharing(), st.integers(0, 2**31 - 1))
+def test_paths_that_share_their_tokens_are_exact_in_one_extend(
+    shared: tuple[Row, list[Segment]], seed: int
+) -> None:
+    batch = batch_of([shared[0], plain_row(2, 7)], seed=seed)
     error = (batch.by_plan(plan(batch.extends)) - batch.expected()).abs().max()
     assert error <= 1e-12
 
 
-def test_a_cut_between_writer_and_reader_is_refused() -> None:
-    runs, _row = sharing(11, [18, 9, 14], 4, 5)
-    plan([Extend(0, 11 + 4, runs)])  # up to where path 0 begins to see the others
-    with pytest.raises(ValueError, match=r"row 1: tokens \[15, 19\) see tokens \[29, 33\)"):
-        plan([Extend(0, 3), Extend(0, 20, runs)])
+@few
+@given(sharing(), st.data())
+def test_a_cut_between_writer_and_reader_is_refused_and_no_other(
+    shared: tuple[Row, list[Segment]], data: st.DataObject
+) -> None:
+    row, runs = shared
+    end = data.draw(st.integers(1, len(row.seen)))
+    start = data.draw(st.integers(0, end - 1))
+    extends = [Extend(0, 3), Extend(start, end, runs)]
+    missing = row.seen[start:end, end:].any()
+    if not missing:
+        plan(extends)
+        return
+    with pytest.raises(ValueError, match=rf"row 1: .* the extend ends at {end}"):
+        plan(extends)
 
 
 @pytest.mark.parametrize(

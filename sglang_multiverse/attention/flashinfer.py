@@ -1,0 +1,182 @@
+"""The ``multiverse`` backend on CUDA: the segmented plan over SGLang's FlashInfer backend.
+
+A structured extend is one plan of the paged prefill wrapper, with a row for every run and no mask;
+it needs K and V written before attention, which the parent does wherever it plans without the
+ragged wrapper. Plain batches, decode and its CUDA graphs are the parent's. Verified on SGLang
+0.5.23 (``layers/attention/flashinfer_backend.py``) with FlashInfer 0.7.2, on a CPU with the
+kernels replaced; not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from sglang.srt.layers.attention.flashinfer_backend import (
+    DecodeMetadata,
+    FlashInferAttnBackend,
+    PrefillMetadata,
+    WrapperDispatch,
+)
+from sglang.srt.runtime_context import get_parallel
+
+from .batch import check_rows, extends_of, siblings_of
+from .cascade import CascadeDecodeWrapper
+from .cascade_plan import cascade_pays
+from .kv_indices import kv_indices
+from .plan import Extend, plan
+
+
+class MultiverseFlashInferBackend(FlashInferAttnBackend):  # type: ignore[misc]
+    """Serves structured extends in one forward, and decodes siblings over their common prefix.
+
+    Args:
+        cascade: whether decode may read what siblings share once per step, where that pays. Such
+            steps run without a CUDA graph; see :meth:`can_run_decode_cuda_graph`.
+
+    Raises:
+        ValueError: where the model or the server has what the plan cannot express, by name.
+    """
+
+    def __init__(self, model_runner: Any, *args: Any, cascade: bool = False, **kwargs: Any):
+        super().__init__(model_runner, *args, **kwargs)
+        refuse(unserved(self, model_runner))
+        # Rows of one plain extend may read what other rows of it write, as at a fork or a join.
+        self.use_paged = True
+        self._cascade = (
+            CascadeDecodeWrapper(
+                self.workspace_buffer, use_tensor_cores=self.decode_use_tensor_cores
+            )
+            if cascade
+            else None
+        )
+
+    def init_forward_metadata(self, forward_batch: Any) -> None:
+        """Plan one eager forward: by segments where the batch has them.
+
+        Raises:
+            ValueError: where the extends are not those of the batch, or cannot be planned.
+        """
+        extends = extends_of(forward_batch)
+        if extends is not None:
+            self._plan_extend(extends, forward_batch)
+        elif self._cascade is not None and self._cascades(forward_batch):
+            self._plan_cascade(self._cascade, forward_batch)
+        else:
+            super().init_forward_metadata(forward_batch)
+
+    def can_run_prefill_cuda_graph(self, forward_batch: Any) -> bool:
+        """False for structured extends: a captured graph plans one row per request, and would drop
+        the structure without a word. Asked by SGLang's prefill graph runner."""
+        return extends_of(forward_batch) is None
+
+    def can_run_decode_cuda_graph(self, forward_batch: Any) -> bool:
+        """False for the decode steps that read a shared prefix once: the number of groups is not
+        fixed, and a captured graph's is. SGLang's decode graph runner does not ask; a hook must."""
+        return self._cascade is None or not self._cascades(forward_batch)
+
+    def _cascades(self, forward_batch: Any) -> bool:
+        siblings = siblings_of(forward_batch)
+        return siblings is not None and cascade_pays(siblings.groups, siblings.shared)
+
+    def _plan_extend(self, extends: Sequence[Extend], forward_batch: Any) -> None:
+        if not forward_batch.forward_mode.is_extend_without_speculative():
+            raise ValueError(
+                f"a structured extend in forward mode {forward_batch.forward_mode.name}: the "
+                "multiverse attention backend does not serve speculative decoding"
+            )
+        check_rows(extends, forward_batch)
+        made = plan(extends)
+        wrapper = self.prefill_wrappers_paged[0]
+        sizes = self.indices_updater_prefill
+        # Row counts differ from the batch's, so the parent's buffers, sized to requests, do not
+        # serve. Plans read these on the host, which spares them a copy back from the device.
+        wrapper.plan(
+            torch.from_numpy(made.qo_indptr),
+            torch.from_numpy(made.kv_indptr),
+            kv_indices(self.kv_index_translator, forward_batch, made.ranges),
+            torch.ones(len(made), dtype=torch.int32),
+            sizes.num_qo_heads,
+            sizes.num_kv_heads,
+            sizes.head_dim,
+            1,
+            causal=True,
+            q_data_type=sizes.q_data_type,
+            kv_data_type=sizes.data_type,
+            non_blocking=True,
+        )
+        self.forward_metadata = PrefillMetadata([wrapper], use_ragged=False, extend_no_prefix=False)
+
+    def _plan_cascade(self, wrapper: CascadeDecodeWrapper, forward_batch: Any) -> None:
+        sizes = self.indices_updater_decode
+        wrapper.plan(
+            forward_batch,
+            self.kv_index_translator,
+            num_qo_heads=sizes.num_qo_heads,
+            num_kv_heads=sizes.num_kv_heads,
+            head_dim=sizes.head_dim,
+            q_data_type=sizes.q_data_type,
+            kv_data_type=sizes.data_type,
+        )
+        self.forward_metadata = DecodeMetadata([wrapper])
+
+
+def unserved(backend: Any, model_runner: Any) -> list[str]:
+    """What of the model and the server this backend has no plan for, each with its remedy."""
+    parallel = get_parallel()
+    without = "serve this model without the plugin"
+    checks = (
+        (
+            backend.dispatch_reason is WrapperDispatch.SLIDING_WINDOW,
+            f"sliding-window attention: {without}",
+        ),
+        (
+            backend.dispatch_reason is WrapperDispatch.CROSS_ATTENTION,
+            f"cross attention: {without}",
+        ),
+        (
+            backend.prefill_kv_access is None
+            or backend.decode_kv_access is None
+            or backend.prefill_uses_dequant_workspace
+            or backend.decode_uses_dequant_workspace
+            or backend.is_nvfp4_kvcache,
+            "a KV cache in FP4: pass --kv-cache-dtype auto",
+        ),
+        (
+            not model_runner.spec_algorithm.is_none(),
+            "speculative decoding: start without --speculative-algorithm",
+        ),
+        (
+            parallel.attn_dcp_size > 1 or parallel.attn_cp_size > 1,
+            "context parallelism: pass --dcp-size 1 and --attn-cp-size 1",
+        ),
+        (
+            backend.page_size != 1,
+            f"pages of {backend.page_size} tokens: pass --page-size 1",
+        ),
+        (
+            backend.kv_index_translator.reads_are_translated,
+            f"a KV pool with virtual page tables: {without}",
+        ),
+        (backend.enable_mis, "multi-item scoring: start without --enable-mis"),
+        (backend.is_dllm_model, f"a diffusion model: {without}"),
+        (
+            backend.enable_deterministic,
+            "deterministic inference: start without --enable-deterministic-inference",
+        ),
+    )
+    return [what for found, what in checks if found]
+
+
+def refuse(reasons: Sequence[str]) -> None:
+    """Raise with every reason, if there is one."""
+    if reasons:
+        raise ValueError(
+            "the multiverse attention backend does not serve "
+            + "; nor ".join(reasons)
+            + ". Or pass another --attention-backend, over which forks are served as rows"
+        )
+
+
+__all__ = ["MultiverseFlashInferBackend", "refuse", "unserved"]

@@ -19,6 +19,7 @@ from sglang_multiverse import SGLANG_VERSION
 
 from ..dialect import SPECS
 from ..engine.options import STRUCTURE, EngineOptions, OptionError
+from . import attention
 from .answers import parsers
 from .compatibility import argument_problems, refusal
 from .hooks import Hook, PatchError
@@ -117,6 +118,11 @@ def activate(
             os.environ.pop(PAGED, None)
             if os.environ.get(APP) == WORKER_APP:
                 del os.environ[APP]
+        if attention.asked(server_args):
+            raise SystemExit(
+                f"--attention-backend {attention.NAME} belongs to the plugin: add --plugin {NAME}, "
+                "or choose another backend"
+            )
         return
     try:
         installed = metadata.version("sglang")

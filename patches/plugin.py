@@ -17,7 +17,7 @@ def register() -> None:
     Raises:
         SystemExit: this process was to be armed and cannot be. (SGLang swallows exceptions here.)
     """
-    from . import arguments
+    from . import arguments, attention
     from .answers import parsers
     from .hooks import PatchError, apply
     from .registry import scheduler_hooks, start_hooks, tokenizer_hooks
@@ -26,9 +26,11 @@ def register() -> None:
         apply(start_hooks())
         _extend_engine()
         parsers.offer()
+        attention.offer()
         if os.environ.get(arguments.ACTIVE):
             apply(tokenizer_hooks())
         if os.environ.get(arguments.ACTIVE) and _schedules():
+            attention.register()
             apply(scheduler_hooks())
     except PatchError as error:
         if os.environ.get(arguments.ACTIVE) or any(

@@ -10,15 +10,15 @@ from .hooks import Hook
 
 def scheduler_hooks() -> list[Hook]:
     """In each process that runs a scheduler."""
-    from .answers import grammar, reasoning_tokens, stream
+    from .answers import grammar, prompt_logprobs, reasoning_tokens, stream
     from .reporting import report
     from .rows import forward, guard, last_resort
-    from .scheduling import admission, batch, deadlines, scheduler
+    from .scheduling import admission, batch, deadlines, prefix_cache, scheduler
 
     modules = (
-        *(scheduler, admission, batch, deadlines),
+        *(scheduler, admission, batch, deadlines, prefix_cache),
         *(forward, guard, last_resort),
-        *(grammar, stream, reasoning_tokens),
+        *(grammar, stream, prompt_logprobs, reasoning_tokens),
         report,
     )
     return [hook for module in modules for hook in module.HOOKS]

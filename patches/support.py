@@ -38,7 +38,7 @@ def model_problems(scheduler: Any) -> list[str]:
     config = scheduler.model_config
     runner = scheduler.tp_worker.model_runner
     made = getattr(config.hf_config, "multiverse", None) or {}
-    layout = made.get("layout", LAYOUT_VERSION)
+    layout, share_every = made.get("layout", LAYOUT_VERSION), made.get("share_every")
     unserved = [
         (scheduler.page_size != 1, f"page size {scheduler.page_size}", "pass --page-size 1"),
         (
@@ -61,6 +61,11 @@ def model_problems(scheduler: Any) -> list[str]:
             layout != LAYOUT_VERSION,
             f"weights trained under layout rule {layout}",
             f"serve them with a release that has it; this one has rule {LAYOUT_VERSION}",
+        ),
+        (
+            share_every is not None,
+            f"weights trained with share_every={share_every}",
+            "serve weights trained without it; this release keeps paths apart until they join",
         ),
     ]
     for backend in sorted(

@@ -68,7 +68,7 @@ def _at(values: list[Any] | None, index: int) -> Any:
 IMPOSSIBLE = -9999.0
 
 
-def _forced(token: int, logs: Any) -> Record:
+def forced(token: int, logs: Any) -> Record:
     """The entry of a token the engine wrote: under the engine its probability is one."""
     others = (i for i in range(logs.top_logprobs_num + 1) if i != token)
     rest = [next(others) for _ in range(logs.top_logprobs_num - 1)]
@@ -103,7 +103,7 @@ def sync_stream(root: Branch, *, everything: bool = False) -> bool:
         logs = req.logprob
         top, ids = logs.top_logprobs_num > 0, logs.token_ids_logprob is not None
         for token, record in zip(emitted.tokens, emitted.records, strict=True):
-            entry = _forced(token, logs) if record is None else record
+            entry = forced(token, logs) if record is None else record
             logs.output_token_logprobs_val.append(entry.value)
             logs.output_token_logprobs_idx.append(entry.token)
             if top:

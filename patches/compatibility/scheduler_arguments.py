@@ -180,8 +180,8 @@ SCHEDULER_ARGUMENTS = (
         "attention backend",
         "attention_backend prefill_attention_backend decode_attention_backend",
         why="forks need KV written before attention, token by token",
-        remedy="pass one of torch_native, triton, flashinfer, fa3",
-        served=("torch_native", "triton", "flashinfer", "fa3"),
+        remedy="pass one of multiverse, torch_native, triton, flashinfer, fa3",
+        served=("multiverse", "torch_native", "triton", "flashinfer", "fa3"),
     ),
     Arguments(
         WORKS,

@@ -10,17 +10,21 @@ from __future__ import annotations
 import copy
 import hashlib
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from sglang.srt.managers.schedule_batch import Req, ReqKvInfo
 from sglang.srt.runtime_context import get_exec
 
+from ...engine.cache_key import cache_key
 from ...engine.tree import Node, State, Tree
+from ...layout import Segment
 
 #: What ``SamplingBatchInfo.from_schedule_batch`` seeds a request with that names no seed.
 DEFAULT_SEED = 42
+#: End of a segment that goes on as the text does.
+ENDLESS = 1 << 62
 
 
 @dataclass(eq=False)
@@ -37,6 +41,9 @@ class Branch:
         context: ids a path's tokens see before its own, shared by the requests of all siblings;
             kept by the node that forked.
         ended_by: the caller's stop that this node ran into, as SGLang's finish reason.
+        layout: segments of a trunk whose KV is not causal throughout, as far as they are known; the
+            last one goes on. None for paths, and for trunks that have no blocks or have them open.
+        cacheable: whether the prefix cache may take the KV of this trunk.
     """
 
     tree: Tree
@@ -49,6 +56,9 @@ class Branch:
     unfilled: list[int] = field(default_factory=list)
     context: array[int] | None = None
     ended_by: Any = None
+    layout: list[Segment] | None = None
+    cacheable: bool = False
+    _key: array[int] | None = None
 
     @property
     def root(self) -> Branch:
@@ -76,6 +86,21 @@ class Branch:
                 holder.context += node.tokens
         return holder.context
 
+    def lay_out(self, segments: list[Segment]) -> None:
+        """Set :attr:`layout`; what follows the last of ``segments`` is causal text."""
+        *before, last = segments
+        self.layout = [*before, replace(last, end=ENDLESS)]
+        self._key = None
+
+    def key(self, tokens: array[int]) -> array[int]:
+        """What ``tokens``, the first of the trunk's text, are called in the prefix cache."""
+        if self.layout is None:
+            return tokens
+        # Asked for again and again while a request waits, with the same tokens.
+        if self._key is None or len(self._key) != len(tokens):
+            self._key = cache_key(tokens, self.layout)
+        return self._key
+
     def catch_up(self, *, but_last: int = 0) -> None:
         """Hand the trunk's newest outputs to its node.
 
@@ -90,12 +115,18 @@ class Branch:
             self.tree.take(node, new)
 
 
+@dataclass(eq=False)
 class Scratch:
     """Marks a request that only writes KV: its row is given back after one forward and its sample
-    is thrown away. ``delta`` is row index minus position."""
+    is thrown away.
 
-    def __init__(self, delta: int):
-        self.delta = delta
+    Attributes:
+        delta: row index minus position of its tokens.
+        layout: their segments, where one row holds several; ``delta`` counts for nothing then.
+    """
+
+    delta: int
+    layout: list[Segment] | None = None
 
 
 def branch_of(req: Req) -> Branch | None:
@@ -111,6 +142,12 @@ def delta_of(req: Req) -> int:
     if isinstance(mark, Scratch):
         return mark.delta
     return int(mark.node.delta)
+
+
+def layout_of(req: Req) -> list[Segment] | None:
+    """The segments of the text in the row of ``req``, where it is not one causal run."""
+    mark = req.__dict__.get("multiverse")
+    return mark.layout if isinstance(mark, Branch | Scratch) else None
 
 
 def decodes(req: Req) -> bool:
@@ -192,14 +229,16 @@ def path_seed(seed: int | None, node: Node) -> int | None:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def scratch_request(branch: Branch, ids: array[int], delta: int) -> Req:
+def scratch_request(
+    branch: Branch, ids: array[int], delta: int, layout: list[Segment] | None = None
+) -> Req:
     """A request that writes the KV of the last of ``ids`` and samples nothing."""
     root = branch.root.req
     assert root is not None
     params = copy.copy(root.sampling_params)
     params.max_new_tokens = 1
     req = _bare_request(root, ids, params, logprobs=False)
-    req.multiverse = Scratch(delta)
+    req.multiverse = Scratch(delta, layout)
     return req
 
 

@@ -1,18 +1,24 @@
-"""Positions: row index minus one integer per request.
+"""Positions and segments of the rows of a forward.
 
 Target: ``ForwardBatch.init_new``, which sets ``positions`` from row lengths for every backend and
-CUDA graph. SGLang has no per-request position offset. Verified on SGLang 0.5.23.
+CUDA graph. SGLang has no per-request position offset, and no text in a row that is not causal. What
+the ``multiverse`` attention backend needs besides travels as ``multiverse_extends``. Verified on
+SGLang 0.5.23.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from sglang.srt.plugins.hook_registry import HookType
 
+from ...attention.plan import Extend
+from ...layout import Segment, positions
 from ..active import coordinator
 from ..hooks import Hook
+from .branch import layout_of
 
 
 def _positions(result: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -22,12 +28,28 @@ def _positions(result: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any) -> 
     deltas = active.note_forward(batch.reqs)
     if deltas is None:
         return result
-    positions = result.positions
-    shift = torch.tensor(deltas, dtype=positions.dtype, device=positions.device)
-    if result.forward_mode.is_extend():
-        lengths = torch.tensor(result.extend_seq_lens_cpu, device=positions.device)
-        shift = torch.repeat_interleave(shift, lengths)
-    result.positions = positions - shift
+    kept = result.positions
+    if not result.forward_mode.is_extend():
+        if any(deltas):
+            shift = torch.tensor(deltas, dtype=kept.dtype, device=kept.device)
+            result.positions = kept - shift
+        return result
+    prefixes, lengths = result.extend_prefix_lens_cpu, result.extend_seq_lens_cpu
+    layouts: list[list[Segment] | None] = [layout_of(req) for req in batch.reqs]
+    if any(deltas) or any(layout is not None for layout in layouts):
+        parts = [
+            np.arange(start - delta, start - delta + length)
+            if layout is None
+            else positions(layout, start, start + length)
+            for start, length, delta, layout in zip(prefixes, lengths, deltas, layouts, strict=True)
+        ]
+        where = torch.from_numpy(np.concatenate(parts))
+        result.positions = where.to(device=kept.device, dtype=kept.dtype)
+    if active.by_segments and any(layout is not None for layout in layouts):
+        result.multiverse_extends = [
+            Extend(start, start + length, layout)
+            for start, length, layout in zip(prefixes, lengths, layouts, strict=True)
+        ]
     return result
 
 

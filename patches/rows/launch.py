@@ -188,13 +188,22 @@ class Resume:
 
 @dataclass
 class Replay:
-    """Recomputes the KV of a whole tree: ``slots[i]`` is that of its ``i``-th written token."""
+    """Recomputes the KV of a whole tree.
+
+    Attributes:
+        slots: of its written tokens, in text order.
+        cached: how many of them the prefix cache had, and owns.
+        written: how many have KV.
+        layout: the segments of the text, where one row holds them all.
+    """
 
     root: Branch
     tokens: array[int]
     starts: dict[Node, int]
     slots: torch.Tensor
+    cached: int = 0
     written: int = 0
+    layout: list[Segment] | None = None
 
 
 @dataclass
@@ -215,7 +224,8 @@ class ReplayRow:
         ids = array("q")
         for start, end in (*segment.prefix, (segment.start, segment.end)):
             ids += tokens[start:end]
-        req = scratch_request(self.branch, ids, prefix_len - segment.position)
+        delta, layout = prefix_len - segment.position, self.replay.layout
+        req = scratch_request(self.branch, ids, delta, layout)
         _extend(req, prefix_len, len(ids))
         pool.bind(req, prefix_len=prefix_len, protected=len(ids))
         return req
@@ -231,10 +241,14 @@ class ReplayRow:
         pass
 
 
-def pieces(segment: Segment, size: int) -> list[Segment]:
-    """Cut a segment into runs of at most ``size`` tokens."""
+def pieces(segment: Segment, size: int, written: int = 0) -> list[Segment]:
+    """Cut what is left of a segment into runs of at most ``size`` tokens.
+
+    Args:
+        written: tokens of the text that have KV already.
+    """
     made = []
-    for start in range(segment.start, segment.end, size):
+    for start in range(max(segment.start, written), segment.end, size):
         prefix = extend_ranges(segment.prefix, segment.start, start)
         end = min(start + size, segment.end)
         made.append(Segment(start, end, segment.position + start - segment.start, prefix))

@@ -8,6 +8,7 @@ replay, and :meth:`retract` when memory runs out.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -23,14 +24,17 @@ from ...dialect import Dialect
 from ...engine.options import EngineOptions, OptionError
 from ...engine.policy import Admission, Policy, in_turn
 from ...engine.tree import Node, Outcome, PromptError, State
+from ...layout import segments
 from ..answers.stream import sync_stream
 from ..answers.thought_grammar import forks
+from ..attention import knows_segments
 from ..reporting.metrics import Observer
 from ..rows.branch import Branch, Scratch, branch_of, delta_of, share, steps_alone
 from ..rows.launch import LaunchError, Replay, Resume, Row, Seed, Tail, launch
 from ..rows.slots import SlotPool
 from .endings import ECHO, Endings, fail_at_door, is_callers_stop
 from .entry import plant
+from .prefix_cache import keeps_structured, offer
 from .pressure import Pressure, arrival
 from .priority import outranked, standing
 from .values import unusable
@@ -43,6 +47,8 @@ class Coordinator(Pressure, Endings):
         trees: requests whose KV was made under a structured layout, in order of arrival.
         queue: rows waiting to be launched, in dependency order.
         replays: trees without KV (retracted, or a prompt with finished blocks), by arrival.
+        by_segments: the attention backend computes a text with finished blocks in one row.
+        keyed: the prefix cache can hold KV that is not causal.
     """
 
     def __init__(self, scheduler: Any, dialect: Dialect, options: EngineOptions):
@@ -50,6 +56,8 @@ class Coordinator(Pressure, Endings):
         self.dialect = dialect
         self.options = options
         self.pool = SlotPool(scheduler)
+        self.by_segments = knows_segments(scheduler)
+        self.keyed = keeps_structured(scheduler)
         self.observer = Observer.for_scheduler(scheduler)
         self.trees: list[Branch] = []
         self.queue: list[Row] = []
@@ -58,6 +66,8 @@ class Coordinator(Pressure, Endings):
         self._stopped: list[Branch] = []
         self._ending: list[tuple[Branch, Any]] = []
         self._scratch: list[Req] = []
+        # Rows of stock code whose prompt holds blocks. They may end without a word.
+        self._laid_out: weakref.WeakSet[Branch] = weakref.WeakSet()
         self._arrivals = 0
         self._echoes = 0
         self.policy = Policy.parse(options.policy)
@@ -107,7 +117,13 @@ class Coordinator(Pressure, Endings):
         return True
 
     def _admit_new(self, req: Req) -> bool:
-        tree = plant(req, self.dialect, self.options, grammar_waits=forks(req.grammar))
+        tree = plant(
+            req,
+            self.dialect,
+            self.options,
+            grammar_waits=forks(req.grammar),
+            by_segments=self.by_segments,
+        )
         if tree is None:
             return False
         if tree.begin() is Outcome.LENGTH:
@@ -116,10 +132,18 @@ class Coordinator(Pressure, Endings):
                 "the goal that ends the prompt; raise it"
             )
         branch = Branch(tree, tree.root, req=req)
+        branch.cacheable = self.keyed and not req.skip_radix_cache_insert
         tree.root.handle = branch
         req.multiverse = branch
         self.observer.admitted()
-        return tree.structured_prompt and self._enter_replay(branch)
+        if not tree.structured_prompt:
+            return False
+        if tree.begins_forked or not self.by_segments:
+            return self._enter_replay(branch)
+        branch.lay_out(segments(tree.trace()[1]))
+        req.skip_radix_cache_insert = not branch.cacheable
+        self._laid_out.add(branch)
+        return False
 
     def _enter_replay(self, branch: Branch) -> bool:
         """Keep a request whose prompt is laid out by a replay; True: it never meets the queue."""
@@ -213,6 +237,7 @@ class Coordinator(Pressure, Endings):
             branch.catch_up()
             tree.over = True
             self._forget(branch)
+            offer(branch)
             self.observer.finished(branch, req.finished_reason)
 
     def _begin_tree(self, branch: Branch) -> None:
@@ -394,11 +419,12 @@ class Coordinator(Pressure, Endings):
             for branch in [*parked, *kids]
         ]
         if self.replaying is not None:
-            held.append((f"{self.replaying.root.req.rid} replay", self.replaying.written))
+            replay = self.replaying
+            held.append((f"{replay.root.req.rid} replay", replay.written - replay.cached))
         return [(name, tokens) for name, tokens in held if tokens]
 
     def note_forward(self, reqs: list[Req]) -> list[int] | None:
-        """Count the forward and give each row's delta, or None when all are zero."""
+        """Count the forward and give each row's delta, or None when no row is fork and join's."""
         if not self.engaged:
             return None
         seen: set[int] = set()
@@ -409,7 +435,7 @@ class Coordinator(Pressure, Endings):
                 seen.add(id(branch.tree))
                 branch.tree.tally.forward_steps += 1
             deltas.append(delta_of(req))
-        return deltas if any(deltas) else None
+        return deltas
 
 
 def _ends(scheduler: Any) -> list[int]:

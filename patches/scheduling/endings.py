@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any
@@ -50,16 +51,18 @@ class Endings:
     observer: Observer
     trees: list[Branch]
     _ending: list[tuple[Branch, Any]]
+    _laid_out: weakref.WeakSet[Branch]
     _echoes: int
 
     @property
     def engaged(self) -> bool:
         """Whether any batch may hold a row that fork and join care about."""
-        return bool(self.trees) or self._echoes > 0
+        return bool(self.trees) or self._echoes > 0 or len(self._laid_out) > 0
 
     def _forget(self, root: Branch) -> None:
         if root in self.trees:
             self.trees.remove(root)
+        self._laid_out.discard(root)
         self._echoes = ECHO
 
     def finish(self, root: Branch, reason: Any) -> None:

@@ -50,7 +50,9 @@ def spans_of(ids: array[int], dialect: Dialect, structure: str) -> Spans | None:
     return dialect.turns.spans(ids)
 
 
-def plant(req: Req, dialect: Dialect, server: EngineOptions, *, grammar_waits: bool) -> Tree | None:
+def plant(
+    req: Req, dialect: Dialect, server: EngineOptions, *, grammar_waits: bool, by_segments: bool
+) -> Tree | None:
     """The tree of a new request, or None for one that decodes as stock code does.
 
     A prompt that holds finished blocks has a tree in any case: what follows must see them as they
@@ -58,6 +60,7 @@ def plant(req: Req, dialect: Dialect, server: EngineOptions, *, grammar_waits: b
 
     Args:
         grammar_waits: the request's grammar, if any, leaves the thought alone.
+        by_segments: the attention backend computes a prompt with finished blocks in one row.
 
     Raises:
         OptionError, PromptError: the options, or a prompt that cannot be laid out as it was made.
@@ -72,12 +75,21 @@ def plant(req: Req, dialect: Dialect, server: EngineOptions, *, grammar_waits: b
         if not len(tag_offsets(ids, dialect, [(0, len(ids))] if spans is None else spans)):
             return None
         options = replace(options, max_branches=0)
-    tree = Tree(ids, dialect, options, params.max_new_tokens, spans, server.limits)
+    tree = Tree(
+        ids,
+        dialect,
+        options,
+        params.max_new_tokens,
+        spans,
+        server.limits,
+        replays_prompt=not by_segments,
+    )
     if not tree.structured_prompt:
         return None if sequential else tree
     if NOTHING in barred:
         barred.remove(NOTHING)  # it is laid out, and its only sample dropped
-    if req.return_logprob and 0 <= req.logprob_start_len < len(ids):
+    in_one_row = by_segments and not tree.begins_forked
+    if req.return_logprob and 0 <= req.logprob_start_len < len(ids) and not in_one_row:
         barred.append("logprobs of the prompt (logprob_start_len)")
     if barred:
         raise PromptError(

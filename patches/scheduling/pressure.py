@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
 
+from ...engine.cache_key import cache_key
 from ...engine.tree import State
-from ...layout import segments
+from ...layout import Segment, segments
 from ..reporting.metrics import Observer
 from ..rows.branch import Branch, branch_of
 from ..rows.launch import Replay, ReplayRow, Resume, Row, pieces
 from ..rows.slots import SlotPool
 from .adapters import adapters_of, fits
+from .prefix_cache import adopt
 
 
 class Pressure:
@@ -34,6 +36,7 @@ class Pressure:
     queue: list[Row]
     replays: list[Branch]
     replaying: Replay | None
+    by_segments: bool
     _stopped: list[Branch]
 
     def retract(self, root: Branch) -> None:
@@ -149,15 +152,27 @@ class Pressure:
         assert root.req is not None
         root.req.time_stats.set_forward_entry_time()
         tokens, trace, starts = root.tree.trace(written_only=True)
-        self.observer.replay_started(root, len(tokens))
-        chunk = self.scheduler.chunked_prefill_size
-        size = chunk if chunk and chunk > 0 else self.scheduler.max_prefill_tokens
+        runs = segments(trace)
         slots = torch.zeros(len(tokens), dtype=torch.int64, device=self.pool.rows.device)
         replay = self.replaying = Replay(root, tokens, starts, slots)
+        if root.cacheable:
+            # What is cached belongs to the cache, and only the trunk can say so of its slots.
+            limit = len(root.tree.root.tokens) - root.tree.root.pending
+            found = adopt(self.scheduler.tree_cache, root, cache_key(tokens, runs), limit)
+            replay.cached = replay.written = len(found)
+            slots[: len(found)] = found
+            if not root.req.retraction_count:
+                root.req.cached_tokens += len(found)
+        self.observer.replay_started(root, len(tokens) - replay.cached)
+        chunk = self.scheduler.chunked_prefill_size
+        size = chunk if chunk and chunk > 0 else self.scheduler.max_prefill_tokens
+        if self.by_segments:
+            replay.layout = runs
+            runs = [Segment(0, len(tokens), 0, ())]
         self.queue += [
             ReplayRow(root, replay, piece)
-            for segment in segments(trace)
-            for piece in pieces(segment, size)
+            for run in runs
+            for piece in pieces(run, size, replay.cached)
         ]
         self._end_replay()
         return True
@@ -169,6 +184,7 @@ class Pressure:
             return
         self.replaying = None
         starts = replay.starts
+        replay.root.protected = replay.cached
         for node, start in starts.items():
             keep = len(node.tokens)
             if node.state is State.RESUMING:
@@ -198,7 +214,7 @@ class Pressure:
         self.replays = [other for other in self.replays if other is not root]
         self._stopped = [branch for branch in self._stopped if branch.tree is not root.tree]
         if self.replaying is not None and self.replaying.root is root:
-            self.pool.free(self.replaying.slots[: self.replaying.written])
+            self.pool.free(self.replaying.slots[self.replaying.cached : self.replaying.written])
             self.replaying = None
         failed: list[Exception] = []
         for branch in holders:

@@ -60,6 +60,8 @@ class Tree:
         spans: where in the prompt tags are structure; None means everywhere.
         prompt_limits: the bounds under which the blocks of the prompt were made; those of
             ``options`` if None.
+        replays_prompt: whether finished blocks in the prompt are laid out by a replay; an attention
+            backend that knows segments computes them as it computes any prompt.
 
     Attributes:
         spans, prompt_limits: as given, or what stands for None.
@@ -78,6 +80,7 @@ class Tree:
         max_new_tokens: int,
         spans: Spans | None = None,
         prompt_limits: Limits | None = None,
+        replays_prompt: bool = True,
     ):
         self.dialect = dialect
         self.options = options
@@ -90,6 +93,7 @@ class Tree:
         self.over = False
         self.stopped: Node | None = None
         self.spans = _EVERYWHERE if spans is None else spans
+        self.replays_prompt = replays_prompt
         self.root = self._trunk(prompt)
         self._cursor = self.root
         self._measured: Parallelism | None = None
@@ -282,8 +286,8 @@ class Tree:
 
     @property
     def forked(self) -> bool:
-        """Whether any KV of this request was made under another layout than the causal one."""
-        return self.structured_prompt or self.tally.forks > 0
+        """Whether a row of stock code no longer computes this request's KV by itself."""
+        return (self.structured_prompt and self.replays_prompt) or self.tally.forks > 0
 
     def nodes(self) -> Iterator[Node]:
         """Every open node, parents before their paths, paths in canonical order."""

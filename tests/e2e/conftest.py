@@ -28,6 +28,8 @@ CHECKS = {
     "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
 }
 FLAGS = [*settings.FLAGS]
+#: Fixtures that are servers.
+SERVERS = {"server", "overlap", "tight", "segmented", "client", "stock", "bare"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -90,7 +92,7 @@ def weights(request: pytest.FixtureRequest) -> None:
     """Put the weights a module is marked with into the servers its tests use."""
     name = request.node.get_closest_marker("weights").args[0]
     folder = MODEL_DIR if name == "tiny" else request.getfixturevalue("random_weights")
-    for fixture in {"server", "overlap", "tight", "stock", "bare"} & set(request.fixturenames):
+    for fixture in SERVERS & set(request.fixturenames):
         request.getfixturevalue(fixture).use(folder)
 
 
@@ -115,6 +117,16 @@ def tight() -> Iterator[Client]:
         True,
         *("--max-total-tokens", "2200", "--schedule-conservativeness", "0.02"),
         "--disable-overlap-schedule",
+    )
+
+
+@pytest.fixture(scope="session")
+def segmented() -> Iterator[Client]:
+    """Our own attention backend, prompts cut into chunks at any place."""
+    yield from _serve(
+        True,
+        *("--attention-backend", "multiverse", "--multiverse-max-depth", "none"),
+        *("--max-total-tokens", "6000", "--chunked-prefill-size", "37"),
     )
 
 

@@ -53,6 +53,11 @@ class Layout:
         return len(self.position)
 
     @property
+    def ranks(self) -> IntArray:
+        """``rank``, written out where it is text order."""
+        return np.arange(len(self), dtype=np.int64) if self.rank is None else self.rank
+
+    @property
     def critical_path(self) -> int:
         """Highest position + 1, in tokens: the decode steps of an engine with unbounded width."""
         return int(self.position.max()) + 1 if len(self.position) else 0
@@ -298,27 +303,19 @@ def pack(layouts: Sequence[Layout]) -> Layout:
     Positions restart; orders of earlier texts are lifted over those of later ones, as siblings.
     """
     total = sum(len(one) for one in layouts)
-    orders, at = [], 0
+    sharing = any(one.rank is not None for one in layouts)
+    orders, ranks, at = [], [], 0
     for one in layouts:
         orders.append(one.order + (total - at - len(one)))
+        if sharing:
+            ranks.append(one.ranks + at)
         at += len(one)
     empty = np.zeros(0, dtype=np.int64)
     return Layout(
         position=np.concatenate([empty, *(one.position for one in layouts)]),
         order=np.concatenate([empty, *orders]),
-        rank=_packed_ranks(layouts),
+        rank=np.concatenate(ranks) if sharing else None,
     )
-
-
-def _packed_ranks(layouts: Sequence[Layout]) -> IntArray | None:
-    if all(one.rank is None for one in layouts):
-        return None
-    ranks: list[IntArray] = []
-    at = 0
-    for one in layouts:
-        ranks.append(at + (np.arange(len(one)) if one.rank is None else one.rank))
-        at += len(one)
-    return np.concatenate(ranks)
 
 
 def plain(length: int) -> Layout:

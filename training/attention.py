@@ -3,7 +3,8 @@
 ``visible(q, k) ⇔ k ≤ q and order[k] ≤ order[q]``. Beside ``input_ids`` and ``position_ids`` the
 model takes ``multiverse_order`` and attends by that rule; without it the model is unchanged. The
 hook sits on the backbone, where the plain and TRL's fused forward meet, so the 2-D
-``attention_mask`` stays what token counts and auxiliary losses above expect.
+``attention_mask`` stays what token counts and auxiliary losses above expect. Where paths share,
+``multiverse_rank`` stands in for the text order: ``visible(q, k) ⇔ rank[k] ≤ rank[q] and …``.
 
 The mask that reaches transformers is always explicit. Left to itself with ``position_ids`` alone,
 transformers takes every jump of the positions for a new document and cuts the text there.
@@ -15,7 +16,7 @@ has no room for one. ``docs/attention.md`` says which models, processes and call
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,10 +28,9 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..dialect import Dialect
-from ..layout import LAYOUT_VERSION, Layout, layout, pack, plain
+from ..layout import LAYOUT_VERSION, Layout, check_share_every, layout, pack, plain
 from ..structure import UNLIMITED, Limits
-
-BLOCK = 128
+from .masks import block_mask, dense_mask
 
 #: Attention that takes a mask of any shape: dense for the first two, blocks for the last.
 IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention")
@@ -40,62 +40,15 @@ class AttentionError(ValueError):
     """A model or call that cannot attend by order; the message names the remedy."""
 
 
-def dense_mask(order: Tensor) -> Tensor:
-    """The rule itself, for SDPA: integers of shape ``(batch, length)`` → booleans of shape
-    ``(batch, 1, length, length)``, True where the query (third axis) sees the key (fourth)."""
-    return (order[:, None, :] <= order[:, :, None]).tril_().unsqueeze(1)
-
-
-def block_mask(order: Tensor) -> BlockMask:
-    """The rule for FlexAttention, from the least and greatest order of each block of 128 tokens.
-
-    A block of keys before a block of queries is wholly visible where the queries' least order
-    reaches the keys' greatest, hidden where their greatest falls short of the keys' least, and
-    left to the rule otherwise. Memory O(length + (length / 128)²).
-
-    Args:
-        order: shape ``(batch, length)``.
-    """
-    batch, length = order.shape
-    blocks = -(-length // BLOCK)
-    short = blocks * BLOCK - length
-    bounds = torch.iinfo(order.dtype)
-    low = torch.nn.functional.pad(order, (0, short), value=bounds.max)
-    high = torch.nn.functional.pad(order, (0, short), value=bounds.min)
-    least = low.view(batch, blocks, BLOCK).amin(-1)
-    greatest = high.view(batch, blocks, BLOCK).amax(-1)
-    index = torch.arange(blocks, device=order.device)
-    before = index[None, :] < index[:, None]
-    full = before & (least[:, :, None] >= greatest[:, None, :])
-    some = before & (greatest[:, :, None] >= least[:, None, :]) & ~full
-    some |= index[None, :] == index[:, None]
-
-    def visible(b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return (k <= q) & (high[b, k] <= high[b, q])
-
-    def listed(which: Tensor) -> tuple[Tensor, Tensor]:
-        """Counts ``(batch, 1, blocks)`` and the listed key blocks first, in rising order."""
-        counts = which.sum(-1, dtype=torch.int32)
-        rank = which.to(torch.int32).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
-        return counts.unsqueeze(1), rank.unsqueeze(1)
-
-    partial_counts, partial_blocks = listed(some)
-    full_counts, full_blocks = listed(full)
-    return BlockMask.from_kv_blocks(
-        partial_counts,
-        partial_blocks,
-        full_counts,
-        full_blocks,
-        BLOCK_SIZE=BLOCK,
-        mask_mod=visible,
-        seq_lengths=(length, length),
-    )
-
-
 def enable_multiverse_attention(
-    model: Any, dialect: Dialect | None = None, *, limits: Limits = UNLIMITED
+    model: Any,
+    dialect: Dialect | None = None,
+    *,
+    limits: Limits = UNLIMITED,
+    share_every: int | None = None,
 ) -> Any:
-    """Teach ``model`` (or the model under a PEFT wrapper) to take ``multiverse_order``. Idempotent.
+    """Teach ``model`` (or the model under a PEFT wrapper) to take ``multiverse_order``, and
+    ``multiverse_rank`` where paths share. Idempotent.
 
     The hook is not saved with the weights: call this after every load. A model without it swallows
     ``multiverse_order`` and attends causally.
@@ -105,10 +58,13 @@ def enable_multiverse_attention(
             2-D ``attention_mask``, in place of any ``position_ids``. Calls with a cache are left
             alone, so that generation is unchanged. A later call without a dialect keeps it.
         limits: the bounds of the engine that wrote the texts, for that derivation.
+        share_every: the tokens after which paths see one another's, for that derivation.
 
     Raises:
-        AttentionError: the attention implementation or the layers cannot express the mask.
+        AttentionError: the attention implementation or the layers cannot express the mask, or the
+            model was trained with another ``share_every`` than what is to be derived.
     """
+    check_share_every(share_every)
     base = model
     if hasattr(type(model), "get_base_model"):  # PEFT, which is not needed without it
         if model.active_peft_config.is_prompt_learning:
@@ -118,6 +74,12 @@ def enable_multiverse_attention(
             )
         base = model.get_base_model()
     check_model(base)
+    recorded = recorded_share_every(base.config)
+    if dialect is not None and recorded not in (None, share_every):
+        raise AttentionError(
+            f"this checkpoint was trained with share_every={recorded}, not {share_every}; give "
+            f"enable_multiverse_attention share_every={recorded}"
+        )
     backbone = base.base_model
     handle = backbone.__dict__.get("_multiverse_hook")
     if handle is not None and dialect is None:
@@ -126,7 +88,8 @@ def enable_multiverse_attention(
         handle.remove()
     names = tuple(inspect.signature(backbone.forward).parameters)
     backbone.__dict__["_multiverse_hook"] = backbone.register_forward_pre_hook(
-        partial(_lay_out, names=names, dialect=dialect, limits=limits), with_kwargs=True
+        partial(_lay_out, names=names, dialect=dialect, limits=limits, share_every=share_every),
+        with_kwargs=True,
     )
     return model
 
@@ -171,6 +134,11 @@ def check_model(model: PreTrainedModel) -> None:
             f"this checkpoint was trained with layout {recorded}, this package lays out by "
             f"{LAYOUT_VERSION}; install the release that trained it"
         )
+
+
+def recorded_share_every(config: PreTrainedConfig) -> int | None:
+    """``share_every`` of the trained weights that ``config`` describes."""
+    return (getattr(config, "multiverse", None) or {}).get("share_every")
 
 
 def _check_implementation(implementation: str) -> None:
@@ -222,24 +190,37 @@ def _lay_out(
     names: tuple[str, ...],
     dialect: Dialect | None,
     limits: Limits,
+    share_every: int | None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """The hook: put mask and positions of the layout in place before the backbone runs."""
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     order = given.pop("multiverse_order", None)
+    rank = given.pop("multiverse_rank", None)
     cached = given.get("past_key_values") is not None
     if order is None:
+        if rank is not None:
+            raise AttentionError("multiverse_rank needs multiverse_order of the same layout")
         if dialect is None or cached or given.get("use_cache"):
-            return args, {k: v for k, v in kwargs.items() if k != "multiverse_order"}
-        order = _derive(given, dialect, limits)
+            return args, {k: v for k, v in kwargs.items() if not k.startswith("multiverse_")}
+        order, rank = _derive(
+            given, partial(layout, dialect=dialect, limits=limits, share_every=share_every)
+        )
     elif cached:
         raise AttentionError("multiverse_order covers whole texts; call without past_key_values")
     elif given.get("position_ids") is None:
         raise AttentionError("multiverse_order needs position_ids of the same layout beside it")
-    given["attention_mask"] = _mask(module, order, given)
+    elif rank is None and (every := recorded_share_every(module.config)) is not None:
+        raise AttentionError(
+            f"this model was trained with share_every={every}: lay texts out with it, and give "
+            "multiverse_rank beside multiverse_order (text order where a layout has none)"
+        )
+    given["attention_mask"] = _mask(module, order, rank, given)
     return (), given
 
 
-def _mask(module: PreTrainedModel, order: Tensor, given: Mapping[str, Any]) -> Tensor | BlockMask:
+def _mask(
+    module: PreTrainedModel, order: Tensor, rank: Tensor | None, given: Mapping[str, Any]
+) -> Tensor | BlockMask:
     config = module.config.get_text_config()
     implementation = config._attn_implementation
     _check_implementation(implementation)
@@ -249,6 +230,11 @@ def _mask(module: PreTrainedModel, order: Tensor, given: Mapping[str, Any]) -> T
         raise AttentionError(
             f"multiverse_order has shape {tuple(order.shape)}, the text {tuple(shape)}; give one "
             "order for every token, padding included"
+        )
+    if rank is not None and rank.shape != shape:
+        raise AttentionError(
+            f"multiverse_rank has shape {tuple(rank.shape)}, the text {tuple(shape)}; give one "
+            "rank for every token, padding included"
         )
     window = _window(config)
     if window is not None and shape[-1] > window:
@@ -264,8 +250,8 @@ def _mask(module: PreTrainedModel, order: Tensor, given: Mapping[str, Any]) -> T
             raise AttentionError(
                 "FlexAttention has no backward pass on CPU; load with attn_implementation='sdpa'"
             )
-        return block_mask(order)
-    mask = dense_mask(order)
+        return block_mask(order, rank)
+    mask = dense_mask(order, rank)
     if implementation == "sdpa":
         return mask
     # Eager attention adds the mask to the scores, where SDPA selects by it.
@@ -273,8 +259,10 @@ def _mask(module: PreTrainedModel, order: Tensor, given: Mapping[str, Any]) -> T
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
-def _derive(given: dict[str, Any], dialect: Dialect, limits: Limits) -> Tensor:
-    """The order of ``input_ids``, which is returned; positions are put into ``given``."""
+def _derive(
+    given: dict[str, Any], lay_out: Callable[[npt.NDArray[np.int64]], Layout]
+) -> tuple[Tensor, Tensor | None]:
+    """Order and rank of ``input_ids``, which are returned; positions are put into ``given``."""
     tokens = given.get("input_ids")
     if tokens is None:
         raise AttentionError(
@@ -289,7 +277,7 @@ def _derive(given: dict[str, Any], dialect: Dialect, limits: Limits) -> Tensor:
             "the layout is the mask: give the 2-D attention_mask of padding, or multiverse_order"
         )
     rows = [
-        _row(ids, kept, row, dialect, limits)
+        _row(ids, kept, row, lay_out)
         for row, (ids, kept) in enumerate(
             zip(tokens.cpu().numpy(), real.cpu().numpy() != 0, strict=True)
         )
@@ -297,15 +285,20 @@ def _derive(given: dict[str, Any], dialect: Dialect, limits: Limits) -> Tensor:
     place = {"device": tokens.device}
     given["position_ids"] = torch.from_numpy(np.stack([row.position for row in rows])).to(**place)
     given["use_cache"] = False  # a cache of forked text could not be continued
-    return torch.from_numpy(np.stack([row.order for row in rows])).to(dtype=torch.int32, **place)
+    order = np.stack([row.order for row in rows])
+    rank = None
+    if any(row.rank is not None for row in rows):
+        rank = torch.from_numpy(np.stack([row.ranks for row in rows])).to(
+            dtype=torch.int32, **place
+        )
+    return torch.from_numpy(order).to(dtype=torch.int32, **place), rank
 
 
 def _row(
     ids: npt.NDArray[np.int64],
     kept: npt.NDArray[np.bool_],
     row: int,
-    dialect: Dialect,
-    limits: Limits,
+    lay_out: Callable[[npt.NDArray[np.int64]], Layout],
 ) -> Layout:
     """The layout of one row: a text between padding, which is two more texts."""
     at = np.flatnonzero(kept)
@@ -318,5 +311,4 @@ def _row(
             f"attention_mask of row {row} leaves out token {hole} inside the text; only padding "
             "before and after a text can be left out"
         )
-    text = layout(ids[start:end], dialect, limits=limits)
-    return pack([plain(start), text, plain(len(ids) - end)])
+    return pack([plain(start), lay_out(ids[start:end]), plain(len(ids) - end)])

@@ -11,13 +11,23 @@ import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ..dialect import Dialect
-from ..layout import Layout, layout_of, pack, plain
+from ..layout import Layout, check_share_every, layout_of, pack, plain
 from ..structure import Tokens, Trace, parse
 from .screen import IGNORED
 
 #: How a text is laid out for training. Only ``multiverse`` is what the engine serves; the others
 #: are its baseline and its ablations.
 Variant = Literal["multiverse", "autoregressive", "no-mask", "no-positions"]
+
+
+def check_sharing(share_every: int | None, variant: str) -> None:
+    """Raise ``ValueError`` for a ``share_every`` that is none, or beside another variant."""
+    check_share_every(share_every)
+    if share_every is not None and variant != "multiverse":
+        raise ValueError(
+            f"share_every={share_every} changes what paths see, and variant={variant!r} is an "
+            "ablation of its own; use one of them"
+        )
 
 
 def injected(trace: Trace, tokens: Tokens, dialect: Dialect) -> npt.NDArray[np.bool_]:
@@ -48,8 +58,9 @@ class MultiverseCollator(DataCollatorForLanguageModeling):
 
     Takes ``input_ids`` of whole texts, prompt included, with ``labels`` and, for packed rows,
     ``seq_lengths``. Returns tensors of shape ``(batch, length)``: ``input_ids``, ``labels``,
-    ``attention_mask``, ``position_ids`` (int64) and ``multiverse_order`` (int32). Packed texts and
-    padding see nothing of one another.
+    ``attention_mask``, ``position_ids`` (int64) and ``multiverse_order`` (int32), with
+    ``share_every`` also ``multiverse_rank`` (int32). Packed texts and padding see nothing of one
+    another.
 
     Attributes:
         dialect: of the tokenizer that made the ids.
@@ -58,25 +69,37 @@ class MultiverseCollator(DataCollatorForLanguageModeling):
         variant: ``multiverse``; or, for comparison, causal attention (``autoregressive``,
             ``no-mask``) or the mask over positions in text order (``no-positions``). Under causal
             attention nothing forks, so that every token of an answer is the model's to write.
+        share_every: tokens a path writes before it sees what its siblings have written; None:
+            paths see nothing of one another. Of the ``multiverse`` variant alone.
     """
 
     dialect: Dialect = field(kw_only=True)
     loss_on_injected: bool = False
     variant: Variant = "multiverse"
+    share_every: int | None = None
+
+    def __post_init__(self) -> None:
+        check_sharing(self.share_every, self.variant)
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().torch_call([self._labelled(example) for example in examples])
         length = batch["input_ids"].shape[1]
-        positions, orders = [], []
+        rows: list[Layout] = []
         for row, example in enumerate(examples):
-            texts = [layout_of(parse(ids, self.dialect)) for ids in _texts(example)]
+            texts = [
+                layout_of(parse(ids, self.dialect), share_every=self.share_every)
+                for ids in _texts(example)
+            ]
             padding = plain(length - len(example["input_ids"]))
             whole = pack([*map(self._varied, texts), padding])
-            positions.append(whole.position)
-            orders.append(whole.order)
+            rows.append(whole)
             batch["labels"][row][torch.from_numpy(whole.left_hidden)] = IGNORED
-        batch["position_ids"] = torch.from_numpy(np.stack(positions))
-        batch["multiverse_order"] = torch.from_numpy(np.stack(orders)).to(torch.int32)
+        batch["position_ids"] = torch.from_numpy(np.stack([row.position for row in rows]))
+        order = np.stack([row.order for row in rows])
+        batch["multiverse_order"] = torch.from_numpy(order).to(torch.int32)
+        if self.share_every is not None:
+            rank = np.stack([row.ranks for row in rows])
+            batch["multiverse_rank"] = torch.from_numpy(rank).to(torch.int32)
         return batch
 
     def _varied(self, laid: Layout) -> Layout:

@@ -122,7 +122,8 @@ def rehearse(
         if packing:
             yield f"{name}: packed into {len(rows)} rows of at most {args.max_length} tokens"
         longest = max(longest, *(len(ids) for ids in rows["input_ids"]))
-    yield f"variant {args.variant}, longest row {longest} tokens"
+    sharing = "" if args.share_every is None else f", share_every {args.share_every}"
+    yield f"variant {args.variant}{sharing}, longest row {longest} tokens"
     need = memory(path, args, longest, tokenizer, peft)
     yield f"{need.parameters:,} parameters, {need.trainable:,} of them trained"
     yield (

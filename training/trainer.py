@@ -19,7 +19,7 @@ from trl.data_utils import get_dataset_column_names
 from ..dialect import Dialect
 from ..layout import LAYOUT_VERSION
 from .attention import enable_multiverse_attention
-from .collator import MultiverseCollator, Variant
+from .collator import MultiverseCollator, Variant, check_sharing
 from .lora import ready_head, save_record, with_tag_rows
 from .modes import PromptMode, to_autoregressive, with_prompt_mode
 from .screen import Policy, Screening, screen
@@ -36,6 +36,8 @@ class MultiverseSFTConfig(SFTConfig):
         variant: ``multiverse``, the ``autoregressive`` baseline (every answer flattened, causal
             attention), or an ablation: ``no-mask`` (the same texts, causal attention) or
             ``no-positions`` (the mask, positions in text order).
+        share_every: tokens a path writes before it sees what its siblings have written; None: paths
+            see nothing of one another. Of the ``multiverse`` variant alone.
         overlong, malformed: what becomes of an example over ``max_length``, or not in canonical
             form: ``drop``, ``truncate`` (before the block in question) or ``error``.
         prompt_mode: end each question in the sentence for ``parallel`` or ``sequential`` steps, in
@@ -57,6 +59,13 @@ class MultiverseSFTConfig(SFTConfig):
             "help": "What to train: the layout that is served, its autoregressive baseline, or an "
             "ablation.",
             "choices": get_args(Variant),
+        },
+    )
+    share_every: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens a path writes before it sees what its siblings have written; without "
+            "it, paths see nothing of one another."
         },
     )
     overlong: str = field(
@@ -100,10 +109,16 @@ class MultiverseSFTConfig(SFTConfig):
             value = getattr(self, name)
             if value not in get_args(kind):
                 raise ValueError(f"{name}={value!r} is none of {', '.join(get_args(kind))}")
+        check_sharing(self.share_every, self.variant)
         if self.eval_generations and self.variant in ("no-mask", "no-positions"):
             raise ValueError(
                 f"variant={self.variant!r} is trained under a layout that no engine decodes; leave "
                 "out eval_generations"
+            )
+        if self.eval_generations and self.share_every is not None:
+            raise ValueError(
+                "eval_generations decodes paths that see nothing of one another; leave it out "
+                "beside share_every"
             )
         if self.truncation_mode != "keep_start":
             raise ValueError(
@@ -181,7 +196,10 @@ class MultiverseSFTTrainer(SFTTrainer):
             vars(self.model.config).pop("multiverse", None)
         else:
             served = args.variant == "multiverse"
-            self.model.config.multiverse = {"layout": LAYOUT_VERSION if served else args.variant}
+            self.model.config.multiverse = {
+                "layout": LAYOUT_VERSION if served else args.variant,
+                **({"share_every": args.share_every} if args.share_every is not None else {}),
+            }
         # TRL forbids a collator of one's own beside packing, so it is set after the fact.
         self.data_collator = MultiverseCollator(
             pad_token_id=self.data_collator.pad_token_id,
@@ -189,6 +207,7 @@ class MultiverseSFTTrainer(SFTTrainer):
             dialect=dialect,
             loss_on_injected=args.loss_on_injected,
             variant=args.variant,
+            share_every=args.share_every,
         )
         if args.eval_generations:
             self.add_callback(StructureValidity(self, dialect))

@@ -100,7 +100,7 @@ def from_order(order: npt.NDArray[np.int64]) -> Bools:
 
 def from_layout(laid: Layout) -> Bools:
     """The mask that a layout stands for."""
-    rank = np.arange(len(laid)) if laid.rank is None else laid.rank
+    rank = laid.ranks
     return (rank[None, :] <= rank[:, None]) & (laid.order[None, :] <= laid.order[:, None])
 
 

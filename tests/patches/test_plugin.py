@@ -124,6 +124,7 @@ def test_the_tiny_model_is_served() -> None:
         ({"is_generation": False}, "does not generate"),
         ({"dllm_config": object()}, "diffusion"),
         ({"hf_config": SimpleNamespace(multiverse={"layout": 0})}, "layout rule 0"),
+        ({"hf_config": SimpleNamespace(multiverse={"share_every": 16})}, "share_every=16"),
         ({"decode_attention_backend_str": "fa4"}, "attention backend fa4"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -24,7 +24,7 @@ from transformers import (
 from sglang_multiverse.layout import layout, pack, plain
 
 from ..core.generate import DIALECT, Made, make
-from ..core.oracle import Bools, heights, visible
+from ..core.oracle import Bools, chains, heights, shared, visible
 
 _SHAPE: dict[str, Any] = {
     "vocab_size": 64,
@@ -84,7 +84,8 @@ class Batch:
     """Rows with what the seam takes, and with what brute force says of them.
 
     Attributes:
-        given: ``input_ids``, ``attention_mask``, ``position_ids`` and ``multiverse_order``.
+        given: ``input_ids``, ``attention_mask``, ``position_ids``, ``multiverse_order`` and, where
+            paths share, ``multiverse_rank``.
         seen: visible pairs ``[row, q, k]`` from the paths' addresses.
         heights: longest visible chains, ``[row, t]``.
         real: which tokens are no padding, ``[row, t]``.
@@ -116,41 +117,51 @@ def nested_text(seed: int, *, depth: int = 2) -> Made:
     raise ValueError(f"no text nested {depth} deep from seed {seed} on")
 
 
-def batch(*rows: list[Made]) -> Batch:
+def batch(*rows: list[Made], share_every: int | None = None) -> Batch:
     """Each row holds its texts end to end and is padded on the right to the longest."""
     length = max(sum(len(made.tokens()) for made in row) for row in rows)
     ids = np.zeros((len(rows), length), dtype=np.int64)
     seen = np.zeros((len(rows), length, length), dtype=bool)
     real = np.zeros((len(rows), length), dtype=bool)
-    positions, orders = [], []
+    wholes = []
     for i, row in enumerate(rows):
         at, laid = 0, []
         for made in row:
             tokens = made.tokens()
             end = at + len(tokens)
             ids[i, at:end] = tokens
-            seen[i, at:end, at:end] = visible([address for _, address in made.walk(())])
-            laid.append(layout(tokens, DIALECT))
+            addresses = [address for _, address in made.walk(())]
+            seen[i, at:end, at:end] = (
+                shared(addresses, share_every) if share_every else visible(addresses)
+            )
+            laid.append(layout(tokens, DIALECT, share_every=share_every))
             at = end
         real[i, :at] = True
         seen[i, at:, at:] = np.tri(length - at, dtype=bool)
-        whole = pack([*laid, plain(length - at)])
-        positions.append(whole.position)
-        orders.append(whole.order)
+        wholes.append(pack([*laid, plain(length - at)]))
+    given = {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(real).long(),
+        "position_ids": torch.from_numpy(np.stack([whole.position for whole in wholes])),
+        "multiverse_order": integers([whole.order for whole in wholes]),
+    }
+    if share_every:
+        given["multiverse_rank"] = integers([whole.ranks for whole in wholes])
+    longest = chains if share_every else heights
     return Batch(
-        given={
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(real).long(),
-            "position_ids": torch.from_numpy(np.stack(positions)),
-            "multiverse_order": torch.from_numpy(np.stack(orders)).to(torch.int32),
-        },
-        seen=seen,
-        heights=np.array([heights(row) for row in seen]),
-        real=real,
+        given=given, seen=seen, heights=np.array([longest(row) for row in seen]), real=real
     )
 
 
+def integers(rows: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(rows)).to(torch.int32)
+
+
 @cache
-def packed_and_padded(seed: int = 0) -> Batch:
+def packed_and_padded(seed: int = 0, share_every: int | None = None) -> Batch:
     """A row of two nested texts and a row of one that nests three deep, padded."""
-    return batch([nested_text(seed), nested_text(seed + 101)], [nested_text(seed + 202, depth=3)])
+    return batch(
+        [nested_text(seed), nested_text(seed + 101)],
+        [nested_text(seed + 202, depth=3)],
+        share_every=share_every,
+    )

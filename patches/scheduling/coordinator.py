@@ -244,6 +244,7 @@ class Coordinator(Pressure, Endings):
         """A trunk has forked: from here on its KV is of another layout than its tokens alone would
         have."""
         self.observer.forked(branch)
+        branch.layout = None  # its rows are causal again from here, less its delta
         if branch in self.trees:
             return
         self._keep(branch)

@@ -176,6 +176,17 @@ class Server:
             self._log = None
 
     @property
+    def pid(self) -> int:
+        """Of the process that all others of the server descend from.
+
+        Raises:
+            ServerError: the server is not running.
+        """
+        if self._process is None:
+            raise ServerError("the server is not running")
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

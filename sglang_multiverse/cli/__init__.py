@@ -9,7 +9,7 @@ import typer
 
 import sglang_multiverse
 
-from . import analyse, curate, demo, doctor, inspect, prepare, serve, sft, stress
+from . import analyse, bench, curate, demo, doctor, inspect, prepare, serve, sft, stress
 
 app = typer.Typer(
     name="multiverse",
@@ -35,6 +35,7 @@ def main(
 
 
 app.add_typer(analyse.app)
+app.add_typer(bench.app)
 app.add_typer(curate.app)
 app.command("demo")(demo.command)
 app.command("doctor")(doctor.command)

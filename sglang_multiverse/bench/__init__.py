@@ -1,0 +1,1 @@
+"""``multiverse bench``: what fork and join cost and bring, measured on the machine at hand."""

@@ -7,47 +7,42 @@ covers grouped rows alone. Not yet run on a GPU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from sglang.srt.layers.attention import flashinfer_backend
 
 from .batch import Siblings, siblings_of
 from .cascade_plan import CascadePlan, cascade_plan
 from .kv_indices import kv_indices
-from .plan import indptr_of
+from .paged import Sizes
+from .plan import IntArray, indptr_of
+
+#: ``flashinfer.merge_state``: two answers and their logarithms to base 2 to those of both.
+Merge = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
+]
 
 
 class CascadeDecodeWrapper:
     """Stands where SGLang's decode path expects one FlashInfer decode wrapper.
 
     Args:
-        workspace: the float workspace of the backend; its wrappers run one after another.
-        use_tensor_cores: as the backend's own decode wrapper.
+        shared: a ``BatchPrefillWithPagedKVCacheWrapper``, for the prefixes of groups.
+        own: a ``BatchDecodeWithPagedKVCacheWrapper``, for what each row has of its own. Both may
+            have the same float workspace: they run one after another.
+        merge: joins the answers of the two.
     """
 
-    def __init__(self, workspace: torch.Tensor, *, use_tensor_cores: bool):
-        self._shared = flashinfer_backend.BatchPrefillWithPagedKVCacheWrapper(
-            workspace, "NHD", backend="fa2"
-        )
-        self._own = flashinfer_backend.BatchDecodeWithPagedKVCacheWrapper(
-            workspace, "NHD", backend="fa2", use_tensor_cores=use_tensor_cores
-        )
+    def __init__(self, shared: Any, own: Any, merge: Merge):
+        self._shared = shared
+        self._own = own
+        self._merge = merge
         self._grouped = 0
         self._order: torch.Tensor | None = None
 
-    def plan(
-        self,
-        forward_batch: Any,
-        translator: Any,
-        *,
-        num_qo_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        q_data_type: torch.dtype,
-        kv_data_type: torch.dtype,
-    ) -> None:
+    def plan(self, forward_batch: Any, translator: Any, sizes: Sizes) -> None:
         """Plan one decode step over both levels.
 
         Raises:
@@ -57,33 +52,29 @@ class CascadeDecodeWrapper:
         if siblings is None:
             raise ValueError("a cascade over a batch that names no siblings")
         made = _plan_of(siblings, forward_batch)
+        if not made.grouped:
+            raise ValueError("a cascade over rows without siblings: decode them as stock does")
         indices = kv_indices(translator, forward_batch, _ranges(made))
         shared_tokens = int(made.prefix_len.sum())
+        model = (sizes.num_qo_heads, sizes.num_kv_heads, sizes.head_dim, 1)
+        types = {"q_data_type": sizes.q_data_type, "kv_data_type": sizes.kv_data_type}
         self._shared.plan(
             torch.from_numpy(made.group_indptr),
             torch.from_numpy(indptr_of(made.prefix_len)),
             indices[:shared_tokens],
             torch.ones(len(made.prefix_len), dtype=torch.int32),
-            num_qo_heads,
-            num_kv_heads,
-            head_dim,
-            1,
+            *model,
             causal=False,
-            q_data_type=q_data_type,
-            kv_data_type=kv_data_type,
             non_blocking=True,
+            **types,
         )
         self._own.plan(
             torch.from_numpy(indptr_of(made.own_len)),
             indices[shared_tokens:],
             torch.ones(len(made.own_len), dtype=torch.int32),
-            num_qo_heads,
-            num_kv_heads,
-            head_dim,
-            1,
-            q_data_type=q_data_type,
-            kv_data_type=kv_data_type,
+            *model,
             non_blocking=True,
+            **types,
         )
         self._grouped = made.grouped
         self._order = torch.from_numpy(made.order).to(indices.device, non_blocking=True)
@@ -94,9 +85,9 @@ class CascadeDecodeWrapper:
         paged_kv_cache: tuple[torch.Tensor, torch.Tensor],
         *,
         sm_scale: float,
-        logits_soft_cap: float | None,
-        k_scale: float | None,
-        v_scale: float | None,
+        logits_soft_cap: float | None = None,
+        k_scale: float | None = None,
+        v_scale: float | None = None,
     ) -> torch.Tensor:
         """Attention of one layer, ``(rows, heads, dim)`` to the same, in the order of the batch."""
         if self._order is None:
@@ -113,9 +104,7 @@ class CascadeDecodeWrapper:
         above, log_above = self._shared.forward_return_lse(
             query[head], paged_kv_cache, causal=False, **scales
         )
-        found[head], _ = flashinfer_backend._safe_merge_state(
-            found[head], log[head], above, log_above
-        )
+        found[head], _ = self._merge(found[head], log[head], above, log_above)
         out = torch.empty_like(found)
         out[self._order] = found
         return out
@@ -128,7 +117,7 @@ def _plan_of(siblings: Siblings, forward_batch: Any) -> CascadePlan:
     return cascade_plan(siblings.groups, siblings.shared, lengths.numpy())
 
 
-def _ranges(made: CascadePlan) -> np.ndarray[tuple[int, int], np.dtype[np.int32]]:
+def _ranges(made: CascadePlan) -> IntArray:
     """Prefixes of all groups, then what each row has of its own."""
     rows = np.concatenate([made.prefix_row, made.order])
     starts = np.concatenate([np.zeros_like(made.prefix_len), made.own_start])
@@ -136,4 +125,4 @@ def _ranges(made: CascadePlan) -> np.ndarray[tuple[int, int], np.dtype[np.int32]
     return np.stack([rows, starts, starts + lengths], axis=1)
 
 
-__all__ = ["CascadeDecodeWrapper"]
+__all__ = ["CascadeDecodeWrapper", "Merge"]

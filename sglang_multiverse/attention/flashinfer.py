@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+from sglang.srt.layers.attention import flashinfer_backend as stock
 from sglang.srt.layers.attention.flashinfer_backend import (
     DecodeMetadata,
     FlashInferAttnBackend,
@@ -25,6 +25,7 @@ from .batch import check_rows, extends_of, siblings_of
 from .cascade import CascadeDecodeWrapper
 from .cascade_plan import cascade_pays
 from .kv_indices import kv_indices
+from .paged import Sizes, plan_runs
 from .plan import Extend, plan
 
 
@@ -44,12 +45,22 @@ class MultiverseFlashInferBackend(FlashInferAttnBackend):  # type: ignore[misc]
         refuse(unserved(self, model_runner))
         # Rows of one plain extend may read what other rows of it write, as at a fork or a join.
         self.use_paged = True
-        self._cascade = (
-            CascadeDecodeWrapper(
-                self.workspace_buffer, use_tensor_cores=self.decode_use_tensor_cores
-            )
-            if cascade
-            else None
+        self._cascade = self._cascade_wrapper() if cascade else None
+
+    def _cascade_wrapper(self) -> CascadeDecodeWrapper:
+        """Of the kernels that the parent decodes with: at a GQA ratio of 4 and more, those of
+        prefill."""
+        return CascadeDecodeWrapper(
+            stock.BatchPrefillWithPagedKVCacheWrapper(
+                self.workspace_buffer, "NHD", backend=self.prefill_backend
+            ),
+            stock.BatchDecodeWithPagedKVCacheWrapper(
+                self.workspace_buffer,
+                "NHD",
+                backend=self.decode_backend,
+                use_tensor_cores=self.decode_use_tensor_cores,
+            ),
+            stock._safe_merge_state,
         )
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
@@ -88,37 +99,15 @@ class MultiverseFlashInferBackend(FlashInferAttnBackend):  # type: ignore[misc]
             )
         check_rows(extends, forward_batch)
         made = plan(extends)
+        # Rows are runs here, so the parent's buffers, sized to requests, do not serve.
+        indices = kv_indices(self.kv_index_translator, forward_batch, made.ranges)
         wrapper = self.prefill_wrappers_paged[0]
-        sizes = self.indices_updater_prefill
-        # Row counts differ from the batch's, so the parent's buffers, sized to requests, do not
-        # serve. Plans read these on the host, which spares them a copy back from the device.
-        wrapper.plan(
-            torch.from_numpy(made.qo_indptr),
-            torch.from_numpy(made.kv_indptr),
-            kv_indices(self.kv_index_translator, forward_batch, made.ranges),
-            torch.ones(len(made), dtype=torch.int32),
-            sizes.num_qo_heads,
-            sizes.num_kv_heads,
-            sizes.head_dim,
-            1,
-            causal=True,
-            q_data_type=sizes.q_data_type,
-            kv_data_type=sizes.data_type,
-            non_blocking=True,
-        )
+        plan_runs(wrapper, made, indices, Sizes.of(self.indices_updater_prefill))
         self.forward_metadata = PrefillMetadata([wrapper], use_ragged=False, extend_no_prefix=False)
 
     def _plan_cascade(self, wrapper: CascadeDecodeWrapper, forward_batch: Any) -> None:
-        sizes = self.indices_updater_decode
-        wrapper.plan(
-            forward_batch,
-            self.kv_index_translator,
-            num_qo_heads=sizes.num_qo_heads,
-            num_kv_heads=sizes.num_kv_heads,
-            head_dim=sizes.head_dim,
-            q_data_type=sizes.q_data_type,
-            kv_data_type=sizes.data_type,
-        )
+        sizes = Sizes.of(self.indices_updater_decode)
+        wrapper.plan(forward_batch, self.kv_index_translator, sizes)
         self.forward_metadata = DecodeMetadata([wrapper])
 
 

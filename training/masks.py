@@ -69,7 +69,7 @@ def block_mask(order: Tensor, rank: Tensor | None = None) -> BlockMask:
         full &= first[:, :, None] >= last[:, None, :]
         some &= last[:, :, None] >= first[:, None, :]
         if short:
-            full[:, :, -1] = False  # FlexAttention applies no rule, nor padding, in a full block
+            full[:, :, -1] = False  # a block with padding is left to the rule
 
         def visible(b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             return (late[b, k] <= late[b, q]) & (low[b, k] <= low[b, q])

@@ -115,11 +115,6 @@ class MultiverseSFTConfig(SFTConfig):
                 f"variant={self.variant!r} is trained under a layout that no engine decodes; leave "
                 "out eval_generations"
             )
-        if self.eval_generations and self.share_every is not None:
-            raise ValueError(
-                "eval_generations decodes paths that see nothing of one another; leave it out "
-                "beside share_every"
-            )
         if self.truncation_mode != "keep_start":
             raise ValueError(
                 f"truncation_mode={self.truncation_mode!r} would begin texts inside a block; use "

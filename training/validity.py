@@ -47,7 +47,12 @@ class StructureValidity(TrainerCallback):
         training = model.training
         eos = self.trainer._tokenizer.eos_token_id
         answers = fork_join_decode(
-            model, prompts, self.dialect, eos=eos, max_steps=args.eval_max_new_tokens
+            model,
+            prompts,
+            self.dialect,
+            eos=eos,
+            max_steps=args.eval_max_new_tokens,
+            share_every=args.share_every,
         )
         traces = [
             parse([*prompt, *answer], self.dialect)

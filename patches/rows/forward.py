@@ -1,8 +1,9 @@
 """Positions and segments of the rows of a forward.
 
-Target: ``ForwardBatch.init_new``, which sets ``positions`` from row lengths for every backend and
-CUDA graph. SGLang has no per-request position offset, and no text in a row that is not causal. What
-the ``multiverse`` attention backend needs besides travels as ``multiverse_extends``. Verified on
+Targets: ``ForwardBatch.init_new``, which sets ``positions`` from row lengths for every backend and
+CUDA graph, and ``EagerRunner.load_batch``, which moves a batch into static buffers, field by field.
+SGLang has no per-request position offset, and no text in a row that is not causal; what the
+``multiverse`` attention backend needs besides travels as an attribute of the batch. Verified on
 SGLang 0.5.23.
 """
 
@@ -53,7 +54,20 @@ def _positions(result: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any) -> 
     return result
 
 
+def _carry(result: Any, runner: Any, forward_batch: Any, *args: Any, **kwargs: Any) -> Any:
+    extends = getattr(forward_batch, "multiverse_extends", None)
+    if extends is not None:
+        result.multiverse_extends = extends
+    return result
+
+
 HOOKS = (
+    Hook(
+        "sglang.srt.model_executor.runner.eager_runner.EagerRunner.load_batch",
+        HookType.AFTER,
+        _carry,
+        ("self", "forward_batch"),
+    ),
     Hook(
         "sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new",
         HookType.AFTER,

@@ -126,7 +126,7 @@ def segmented() -> Iterator[Client]:
     yield from _serve(
         True,
         *("--attention-backend", "multiverse", "--multiverse-max-depth", "none"),
-        *("--max-total-tokens", "6000", "--chunked-prefill-size", "37"),
+        *("--max-total-tokens", "3000", "--chunked-prefill-size", "37"),
     )
 
 

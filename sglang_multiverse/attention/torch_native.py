@@ -18,16 +18,30 @@ from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from torch.nn.functional import scaled_dot_product_attention
 
 from .batch import check_rows, extends_of
-from .plan import Extend, plan
+from .plan import Extend, ExtendPlan, plan
+
+Range = tuple[int, int]
+#: Tokens ``[start, end)`` of a text, to be put at an offset of a buffer.
+Write = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Run:
-    """Query tokens ``[start, end)`` of a batch, and the slots of what they see, their own last."""
+    """Query tokens ``[start, end)`` of a batch over the first ``length`` tokens of a buffer, once
+    ``writes`` are made to it."""
 
     start: int
     end: int
+    length: int
+    writes: tuple[Write, ...]
+
+
+@dataclass(frozen=True)
+class RowRuns:
+    """The runs of one row, in order, over one buffer that begins as the row's text: ``slots``."""
+
     slots: torch.Tensor
+    runs: tuple[Run, ...]
 
 
 class MultiverseTorchBackend(TorchNativeAttnBackend):  # type: ignore[misc]
@@ -36,15 +50,15 @@ class MultiverseTorchBackend(TorchNativeAttnBackend):  # type: ignore[misc]
     def __init__(self, model_runner: Any):
         super().__init__(model_runner)
         self._planned_for: Sequence[Extend] | None = None
-        self._runs: list[Run] = []
+        self._rows: list[RowRuns] = []
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
         super().init_forward_metadata(forward_batch)
         self._planned_for = extends_of(forward_batch)
         if self._planned_for is not None:
-            self._runs = self._plan(self._planned_for, forward_batch)
+            self._rows = self._plan(self._planned_for, forward_batch)
 
-    def _plan(self, extends: Sequence[Extend], forward_batch: Any) -> list[Run]:
+    def _plan(self, extends: Sequence[Extend], forward_batch: Any) -> list[RowRuns]:
         """The runs of one forward, for all of its layers.
 
         Raises:
@@ -52,13 +66,8 @@ class MultiverseTorchBackend(TorchNativeAttnBackend):  # type: ignore[misc]
         """
         check_rows(extends, forward_batch)
         table = self.req_to_token_pool.req_to_token[forward_batch.req_pool_indices]
-        made = plan(extends)
-        slots = [table[row, start:end] for row, start, end in made.ranges.tolist()]
-        query, ranges = made.qo_indptr.tolist(), made.range_indptr.tolist()
-        return [
-            Run(query[r], query[r + 1], torch.cat(slots[ranges[r] : ranges[r + 1]]))
-            for r in range(len(made))
-        ]
+        runs = runs_by_row(plan(extends), [extend.end for extend in extends])
+        return [RowRuns(table[row, : extends[row].end], of_row) for row, of_row in runs.items()]
 
     def forward_extend(
         self,
@@ -88,15 +97,60 @@ class MultiverseTorchBackend(TorchNativeAttnBackend):  # type: ignore[misc]
         query = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim).movedim(0, 1)
         out = q.new_zeros(q.shape[0], layer.tp_q_head_num, layer.v_head_dim)
         grouped = layer.tp_q_head_num != layer.tp_k_head_num
-        for run in self._runs:
-            out[run.start : run.end] = causal_run(
-                query[:, run.start : run.end],
-                keys[run.slots].movedim(0, 1).to(query.dtype),
-                values[run.slots].movedim(0, 1).to(query.dtype),
-                scale=layer.scaling,
-                grouped=grouped,
-            ).movedim(1, 0)
+        for row in self._rows:
+            # Gathered once, as stock does: most of what a run sees is what the one before it saw.
+            k_row, v_row = keys[row.slots].to(query.dtype), values[row.slots].to(query.dtype)
+            for run in row.runs:
+                for at, start, end in run.writes:
+                    k_row[at : at + end - start] = keys[row.slots[start:end]]
+                    v_row[at : at + end - start] = values[row.slots[start:end]]
+                out[run.start : run.end] = causal_run(
+                    query[:, run.start : run.end],
+                    k_row[: run.length].movedim(0, 1),
+                    v_row[: run.length].movedim(0, 1),
+                    scale=layer.scaling,
+                    grouped=grouped,
+                ).movedim(1, 0)
         return out.flatten(1)
+
+
+def runs_by_row(made: ExtendPlan, ends: Sequence[int]) -> dict[int, tuple[Run, ...]]:
+    """The runs of every row of a plan, with what each must write over what the one before it left.
+
+    Args:
+        ends: tokens of each row of the batch.
+    """
+    found: dict[int, list[Run]] = {}
+    held: dict[int, list[Range]] = {}
+    query, kv, ranges = (x.tolist() for x in (made.qo_indptr, made.kv_indptr, made.range_indptr))
+    table = made.ranges.tolist()
+    for r in range(len(made)):
+        mine = table[ranges[r] : ranges[r + 1]]
+        row = mine[0][0]
+        wanted = [(start, end) for _, start, end in mine]
+        writes = writes_between(held.get(row, [(0, ends[row])]), wanted)
+        held[row] = wanted
+        run = Run(query[r], query[r + 1], kv[r + 1] - kv[r], tuple(writes))
+        found.setdefault(row, []).append(run)
+    return {row: tuple(runs) for row, runs in found.items()}
+
+
+def writes_between(held: Sequence[Range], wanted: Sequence[Range]) -> list[Write]:
+    """What to write to a buffer that holds some ranges of a text end to end, for it to hold others:
+    all from the first token on in which they differ."""
+    same = 0
+    while same < min(len(held), len(wanted)) and held[same] == wanted[same]:
+        same += 1
+    at = sum(end - start for start, end in wanted[:same])
+    writes = []
+    for i, (start, end) in enumerate(wanted[same:]):
+        if i == 0 and same < len(held) and held[same][0] == start:
+            kept = min(end, held[same][1]) - start
+            at, start = at + kept, start + kept
+        if start < end:
+            writes.append((at, start, end))
+            at += end - start
+    return writes
 
 
 def causal_run(
@@ -156,4 +210,4 @@ def _refuse_layer(layer: Any) -> None:
             )
 
 
-__all__ = ["MultiverseTorchBackend", "Run", "causal_run"]
+__all__ = ["MultiverseTorchBackend", "Run", "causal_run", "runs_by_row", "writes_between"]

@@ -13,8 +13,13 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
-from sglang_multiverse.attention.plan import Extend
-from sglang_multiverse.attention.torch_native import MultiverseTorchBackend, causal_run
+from sglang_multiverse.attention.plan import Extend, plan
+from sglang_multiverse.attention.torch_native import (
+    MultiverseTorchBackend,
+    causal_run,
+    runs_by_row,
+    writes_between,
+)
 
 from .dense import (
     HEADS,
@@ -120,6 +125,36 @@ def test_a_run_is_causal_at_its_end(
     seen = causal_of_run(count, before + count)
     expected = attend(*(x.movedim(0, 1) for x in (q, k, v)), seen, 0.3)
     assert (got.movedim(0, 1) - expected).abs().max() <= 1e-12
+
+
+spans = st.lists(
+    st.tuples(st.integers(0, 30), st.integers(1, 12)).map(lambda x: (x[0], x[0] + x[1])),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(spans, min_size=1, max_size=5))
+def test_a_buffer_holds_what_each_run_wants_after_its_writes(wanted: list[list[tuple]]) -> None:
+    buffer = list(range(200))
+    held = [(0, 200)]
+    for ranges in wanted:
+        for at, start, end in writes_between(held, ranges):
+            buffer[at : at + end - start] = range(start, end)
+        expected = [token for start, end in ranges for token in range(start, end)]
+        assert buffer[: len(expected)] == expected
+        held = ranges
+
+
+def test_a_text_is_written_once_and_its_paths_once_more() -> None:
+    """Runs of many blocks copy in all about as many tokens as stand inside blocks."""
+    made = long_text(2, at_least=300)
+    n = len(made.tokens())
+    (runs,) = runs_by_row(plan([structured(made, 0, n).extend]), [n]).values()
+    written = sum(end - start for run in runs for _, start, end in run.writes)
+    assert len(runs) > 4
+    assert written <= 3 * n < sum(run.length for run in runs)
 
 
 def structured_forward() -> tuple[Forward, list[Extend]]:

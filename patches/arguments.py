@@ -88,6 +88,12 @@ def _add_cli_args(result: Any, parser: argparse.ArgumentParser) -> None:
         help="mask the logits of tags where the grammar does not allow them",
     )
     group.add_argument(
+        "--multiverse-cascade",
+        action="store_true",
+        help="with --attention-backend multiverse on CUDA: siblings read the prefix they share "
+        "once per decode step, where that pays; such steps run without a CUDA graph",
+    )
+    group.add_argument(
         "--multiverse-structure",
         choices=STRUCTURE,
         default=defaults.structure,
@@ -99,12 +105,17 @@ def _add_cli_args(result: Any, parser: argparse.ArgumentParser) -> None:
 def _from_cli_args(result: Any, cls: Any, args: argparse.Namespace) -> Any:
     plugins = getattr(args, "plugin", None) or []
     options = {name: getattr(args, f"multiverse_{name}") for name in _OPTIONS}
-    activate(result, plugins, options, args.multiverse_dialect)
+    activate(result, plugins, options, args.multiverse_dialect, cascade=args.multiverse_cascade)
     return result
 
 
 def activate(
-    server_args: Any, plugins: list[str], options: dict[str, Any], dialect: str | None
+    server_args: Any,
+    plugins: list[str],
+    options: dict[str, Any],
+    dialect: str | None,
+    *,
+    cascade: bool = False,
 ) -> None:
     """Record on ``server_args`` what was asked for, check it, and arm this process.
 
@@ -140,12 +151,17 @@ def activate(
         found = argument_problems(server_args)
         if found:
             raise PatchError(refusal(found))
+        if cascade and not attention.asked(server_args):
+            raise PatchError(
+                "--multiverse-cascade needs --attention-backend multiverse: add it, or leave the "
+                "cascade out"
+            )
         from .http_process import arm
 
         arm()
     except (OptionError, PatchError) as error:
         raise SystemExit(str(error)) from error
-    server_args._multiverse = {"options": options, "dialect": dialect}
+    server_args._multiverse = {"options": options, "dialect": dialect, "cascade": cascade}
     os.environ[ACTIVE] = "1"
     # Fork and join need K and V written before attention; the ragged prefill attends first.
     os.environ[PAGED] = "1"
@@ -162,11 +178,12 @@ def engine_server_args(**kwargs: Any) -> Any:
     if unknown:
         raise ValueError(f"unknown plugin(s) {', '.join(unknown)}; this one is {NAME!r}")
     dialect = kwargs.pop("multiverse_dialect", None)
+    cascade = kwargs.pop("multiverse_cascade", False)
     defaults = EngineOptions()
     options = {name: kwargs.pop(f"multiverse_{name}", getattr(defaults, name)) for name in _OPTIONS}
     server_args = ServerArgs(**kwargs)
     try:
-        activate(server_args, plugins, options, dialect)
+        activate(server_args, plugins, options, dialect, cascade=cascade)
     except SystemExit as error:
         raise ValueError(str(error)) from error
     return server_args

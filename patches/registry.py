@@ -10,6 +10,7 @@ from .hooks import Hook
 
 def scheduler_hooks() -> list[Hook]:
     """In each process that runs a scheduler."""
+    from . import attention
     from .answers import grammar, prompt_logprobs, reasoning_tokens, stream
     from .reporting import report
     from .rows import forward, guard, last_resort
@@ -19,7 +20,7 @@ def scheduler_hooks() -> list[Hook]:
         *(scheduler, admission, batch, deadlines, prefix_cache),
         *(forward, guard, last_resort),
         *(grammar, stream, prompt_logprobs, reasoning_tokens),
-        report,
+        *(report, attention),
     )
     return [hook for module in modules for hook in module.HOOKS]
 

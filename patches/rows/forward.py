@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from sglang.srt.plugins.hook_registry import HookType
 
+from ...attention.batch import Siblings
+from ...attention.cascade_plan import ALONE
 from ...attention.plan import Extend
 from ...layout import Segment, positions
 from ..active import coordinator
 from ..hooks import Hook
-from .branch import layout_of
+from .branch import branch_of, layout_of
 
 
 def _positions(result: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -34,6 +36,8 @@ def _positions(result: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any) -> 
         if any(deltas):
             shift = torch.tensor(deltas, dtype=kept.dtype, device=kept.device)
             result.positions = kept - shift
+        if active.cascades and result.forward_mode.is_decode():
+            result.multiverse_siblings = _siblings(batch.reqs)
         return result
     prefixes, lengths = result.extend_prefix_lens_cpu, result.extend_seq_lens_cpu
     layouts: list[list[Segment] | None] = [layout_of(req) for req in batch.reqs]
@@ -54,10 +58,22 @@ def _positions(result: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any) -> 
     return result
 
 
+def _siblings(reqs: list[Any]) -> Siblings:
+    """Which rows are paths of one block, and how much of their rows is what they all see."""
+    groups, shared = [], []
+    for req in reqs:
+        branch = branch_of(req)
+        parent = None if branch is None else branch.node.parent
+        groups.append(ALONE if parent is None else id(parent))
+        shared.append(0 if branch is None else branch.node.base)
+    return Siblings(groups, shared)
+
+
 def _carry(result: Any, runner: Any, forward_batch: Any, *args: Any, **kwargs: Any) -> Any:
-    extends = getattr(forward_batch, "multiverse_extends", None)
-    if extends is not None:
-        result.multiverse_extends = extends
+    for name in ("multiverse_extends", "multiverse_siblings"):
+        value = getattr(forward_batch, name, None)
+        if value is not None:
+            setattr(result, name, value)
     return result
 
 

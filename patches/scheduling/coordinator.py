@@ -27,7 +27,7 @@ from ...engine.tree import Node, Outcome, PromptError, State
 from ...layout import segments
 from ..answers.stream import sync_stream
 from ..answers.thought_grammar import forks
-from ..attention import knows_segments
+from ..attention import cascades, knows_segments
 from ..reporting.metrics import Observer
 from ..rows.branch import Branch, Scratch, branch_of, delta_of, share, steps_alone
 from ..rows.launch import LaunchError, Replay, Resume, Row, Seed, Tail, launch
@@ -48,6 +48,7 @@ class Coordinator(Pressure, Endings):
         queue: rows waiting to be launched, in dependency order.
         replays: trees without KV (retracted, or a prompt with finished blocks), by arrival.
         by_segments: the attention backend computes a text with finished blocks in one row.
+        cascades: siblings may read the prefix they share once per decode step.
         keyed: the prefix cache can hold KV that is not causal.
     """
 
@@ -57,6 +58,7 @@ class Coordinator(Pressure, Endings):
         self.options = options
         self.pool = SlotPool(scheduler)
         self.by_segments = knows_segments(scheduler)
+        self.cascades = cascades(scheduler.server_args)
         self.keyed = keeps_structured(scheduler)
         self.observer = Observer.for_scheduler(scheduler)
         self.trees: list[Branch] = []

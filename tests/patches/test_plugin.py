@@ -155,10 +155,15 @@ def test_activation_travels_with_the_arguments(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.delenv(arguments.ACTIVE, raising=False)
     args = server_args()
-    arguments.activate(args, ["multiverse"], {"max_branches": 3}, None)
+    args.attention_backend = "multiverse"
+    arguments.activate(args, ["multiverse"], {"max_branches": 3}, None, cascade=True)
     assert os.environ[arguments.ACTIVE] == "1"
     again = pickle.loads(pickle.dumps(args))
-    assert again._multiverse == {"options": {"max_branches": 3}, "dialect": None}
+    assert again._multiverse == {
+        "options": {"max_branches": 3},
+        "dialect": None,
+        "cascade": True,
+    }
     arguments.activate(server_args(), [], {}, None)
     assert arguments.ACTIVE not in os.environ
 
@@ -166,6 +171,15 @@ def test_activation_travels_with_the_arguments(monkeypatch: pytest.MonkeyPatch) 
 def test_a_bad_option_ends_start_up() -> None:
     with pytest.raises(SystemExit, match="max_branches"):
         arguments.activate(server_args(), ["multiverse"], {"max_branches": -2}, None)
+
+
+def test_what_belongs_to_the_attention_backend_is_refused_without_it() -> None:
+    args = server_args()
+    with pytest.raises(SystemExit, match=r"--multiverse-cascade needs --attention-backend"):
+        arguments.activate(args, ["multiverse"], {}, None, cascade=True)
+    args.attention_backend = "multiverse"
+    with pytest.raises(SystemExit, match=r"add --plugin multiverse"):
+        arguments.activate(args, [], {}, None)
 
 
 def test_the_real_command_refuses_and_names_the_remedy() -> None:

@@ -65,9 +65,11 @@ class MultiverseTorchBackend(TorchNativeAttnBackend):  # type: ignore[misc]
             ValueError: where the extends are not those of the batch, or cannot be planned.
         """
         check_rows(extends, forward_batch)
-        table = self.req_to_token_pool.req_to_token[forward_batch.req_pool_indices]
-        runs = runs_by_row(plan(extends), [extend.end for extend in extends])
-        return [RowRuns(table[row, : extends[row].end], of_row) for row, of_row in runs.items()]
+        table = self.req_to_token_pool.req_to_token
+        index = forward_batch.req_pool_indices.tolist()
+        ends = [extend.end for extend in extends]
+        runs = runs_by_row(plan(extends), ends)
+        return [RowRuns(table[index[row], : ends[row]], made) for row, made in runs.items()]
 
     def forward_extend(
         self,

@@ -77,6 +77,21 @@ class MultiverseFlashInferBackend(FlashInferAttnBackend):  # type: ignore[misc]
         else:
             super().init_forward_metadata(forward_batch)
 
+    def init_forward_metadata_out_graph(self, forward_batch: Any, in_capture: bool = False) -> None:
+        """Plan the replay of a CUDA graph, which has no room for structure.
+
+        Raises:
+            RuntimeError: where a structured extend comes here, past
+                :meth:`can_run_prefill_cuda_graph`.
+        """
+        if extends_of(forward_batch) is not None:
+            raise RuntimeError(
+                "a structured extend was given to a captured CUDA graph, which would read it as "
+                "plain text. SGLang's hybrid of two backends does not ask this one: pass "
+                "--attention-backend multiverse for prefill and decode alike"
+            )
+        super().init_forward_metadata_out_graph(forward_batch, in_capture)
+
     def can_run_prefill_cuda_graph(self, forward_batch: Any) -> bool:
         """False for structured extends: a captured graph plans one row per request, and would drop
         the structure without a word. Asked by SGLang's prefill graph runner."""

@@ -183,6 +183,8 @@ def test_prefill_graphs_are_for_plain_batches() -> None:
     assert backend.can_run_prefill_cuda_graph(fb)
     fb.multiverse_extends = batch.extends
     assert not backend.can_run_prefill_cuda_graph(fb)
+    with pytest.raises(RuntimeError, match="given to a captured CUDA graph"):
+        backend.init_forward_metadata_out_graph(fb)  # as under SGLang's hybrid, which does not ask
     fb.multiverse_extends = None
     assert backend.can_run_prefill_cuda_graph(fb)
 

@@ -149,9 +149,10 @@ REQUESTS = (
     Fields(
         WORKS,
         "logprobs of the input",
-        "refused with HTTP 400 for a prompt that holds finished blocks",
+        "for a prompt that holds finished blocks, with `--attention-backend multiverse` alone; "
+        "refused with HTTP 400 over others",
         generate="logprob_start_len",
-        test=_SERVING,
+        test="tests/e2e/test_conversations.py",
     ),
     Fields(
         WORKS,

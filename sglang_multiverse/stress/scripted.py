@@ -144,11 +144,18 @@ def starts(trace: Trace) -> dict[str, int]:
 
 
 def read_rows(path: str) -> list[tuple[str, int, int, Any]]:
-    """``(key, own index of the token sampled, the token, logits)`` of every recorded row."""
+    """``(key, own index of the token sampled, the token, logits)`` of every recorded row.
+
+    A file that is still being written may end in the middle of a row, which is left out.
+    """
     rows = []
     with open(path, "rb") as file:
         while True:
             try:
                 rows.append(pickle.load(file))
             except EOFError:
+                return rows
+            except pickle.UnpicklingError:
+                if file.read(1):
+                    raise
                 return rows

@@ -188,6 +188,7 @@ def test_a_plan_of_another_forward_is_not_used() -> None:
     [
         ("sliding_window_size", 128, "a sliding window"),
         ("is_cross_attention", True, "cross attention"),
+        ("v_head_dim", 4, "values of another width than keys"),
         ("attn_type", AttentionType.ENCODER_ONLY, "attention of an encoder"),
     ],
 )

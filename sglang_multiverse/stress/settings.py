@@ -1,4 +1,5 @@
-"""The servers that are attacked: pool sizes, overlap scheduling, chunks and limits of forks."""
+"""The servers that are attacked: pool sizes, overlap scheduling, chunks, limits of forks, and the
+attention backend."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ class Setting:
     def serve(
         self, model: Path, *, plugin: bool = True, on_wait: Callable[[float], None] | None = None
     ) -> AbstractContextManager[Server]:
-        flags = [*FLAGS, *(f for f in self.flags if plugin or not f.startswith("--multiverse"))]
+        flags = [*FLAGS, *(f for f in self.flags if plugin or "multiverse" not in f)]
         return Server(model, flags=flags, env=CHECKS, plugin=plugin, on_wait=on_wait)
 
 
@@ -59,4 +60,6 @@ def setting(seed: int, number: int) -> Setting:
             flags.append(f"{name}={rng.choice(values)}")
     if rng.random() < 0.2:
         flags.append("--disable-radix-cache")
+    if rng.random() < 0.5:
+        flags.append("--attention-backend=multiverse")
     return Setting(tuple(flags))

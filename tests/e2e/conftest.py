@@ -29,7 +29,7 @@ CHECKS = {
 }
 FLAGS = [*settings.FLAGS]
 #: Fixtures that are servers.
-SERVERS = {"server", "overlap", "tight", "segmented", "client", "stock", "bare"}
+SERVERS = {"server", "overlap", "tight", "segmented", "every", "stock", "bare"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -145,5 +145,12 @@ def bare() -> Iterator[Client]:
 @pytest.fixture(scope="session", params=["overlap", "tight"])
 def server(request: pytest.FixtureRequest) -> Client:
     """Each of the two servers with the plugin."""
+    client: Client = request.getfixturevalue(request.param)
+    return client
+
+
+@pytest.fixture(scope="session", params=["overlap", "tight", "segmented"])
+def every(request: pytest.FixtureRequest) -> Client:
+    """Those two, and the one with our attention backend."""
     client: Client = request.getfixturevalue(request.param)
     return client

@@ -22,13 +22,6 @@ pytestmark = pytest.mark.weights("random")
 TURNS = 10
 
 
-@pytest.fixture(params=["overlap", "tight", "segmented"])
-def client(request: pytest.FixtureRequest) -> Client:
-    """Stock attention with and without overlap scheduling, and our own."""
-    client: Client = request.getfixturevalue(request.param)
-    return client
-
-
 @dataclass
 class Conversation:
     """Turns of random texts with blocks, each asked after all before it."""
@@ -65,14 +58,14 @@ class Conversation:
 
 
 def test_ten_turns_compute_new_tokens_only(
-    client: Client,
+    every: Client,
     texts: Texts,
     dialect: Dialect,
     random_model: Any,
     tmp_path: Path,
 ) -> None:
-    client.forget()
-    talk = Conversation(client, texts, 1, tmp_path / "rows").run()
+    every.forget()
+    talk = Conversation(every, texts, 1, tmp_path / "rows").run()
     assert talk.cached[0] == (0, 0)
     # All of what came before; the end of text was sampled, and computed with overlap alone.
     assert {before - hit for hit, before in talk.cached[1:]} <= {0, 1}
@@ -81,11 +74,11 @@ def test_ten_turns_compute_new_tokens_only(
     print(f"\n{TURNS} turns, {len(talk.ids)} tokens, {rows} rows: max |Δ logprob| {worst:.2e}")
     assert rows > 300
     assert worst <= TOLERANCE
-    client.assert_sound()
+    every.assert_sound()
 
 
 def test_conversations_side_by_side_push_one_another_out(
-    client: Client,
+    every: Client,
     texts: Texts,
     dialect: Dialect,
     random_model: Any,
@@ -93,8 +86,8 @@ def test_conversations_side_by_side_push_one_another_out(
 ) -> None:
     """More than the pools hold: parts of earlier answers are evicted, at any place, and what is
     left is still right."""
-    talks = [Conversation(client, texts, n, tmp_path / f"rows{n}") for n in range(2, 10)]
-    client.at_once([lambda t=talk: t.run(5) for talk in talks])
+    talks = [Conversation(every, texts, n, tmp_path / f"rows{n}") for n in range(2, 10)]
+    every.at_once([lambda t=talk: t.run(5) for talk in talks])
     worst = 0.0
     for talk in talks:
         laid = layout(talk.ids, dialect)
@@ -102,19 +95,19 @@ def test_conversations_side_by_side_push_one_another_out(
         worst = max(worst, difference)
     partly = sum(0 < hit < before - 1 for talk in talks for hit, before in talk.cached)
     print(f"\nside by side: {partly} turns found a part, max |Δ logprob| {worst:.2e}")
-    assert partly or client.load("max_total_num_tokens") > 3000
+    assert partly or every.load("max_total_num_tokens") > 3000
     assert worst <= TOLERANCE
-    client.assert_sound()
+    every.assert_sound()
 
 
 def test_a_causal_request_never_reads_structured_kv(
-    client: Client, texts: Texts, dialect: Dialect, random_model: Any, tmp_path: Path
+    every: Client, texts: Texts, dialect: Dialect, random_model: Any, tmp_path: Path
 ) -> None:
     """The same tokens as words share the causal beginning and nothing behind it."""
-    talk = Conversation(client, texts, 20, tmp_path / "rows").run(1)
+    talk = Conversation(every, texts, 20, tmp_path / "rows").run(1)
     ids = talk.ids[:-1]
     second_path = segments(parse(ids, dialect))[1].start
-    answer = client.generate(
+    answer = every.generate(
         [*ids, texts.words[0]],
         custom_params={"multiverse": {"structure": "none"}},
         max_new_tokens=1,
@@ -128,7 +121,7 @@ def test_a_causal_request_never_reads_structured_kv(
 
 
 def test_one_question_asked_again_after_a_limited_one(
-    client: Client, texts: Texts, dialect: Dialect, random_model: Any, tmp_path: Path
+    every: Client, texts: Texts, dialect: Dialect, random_model: Any, tmp_path: Path
 ) -> None:
     """An answer whose goals were declined is another text to the cache than one that forked."""
     script, prompt_len = texts.make(77, depth=1)
@@ -136,11 +129,11 @@ def test_one_question_asked_again_after_a_limited_one(
         record = tmp_path / str(limit)
         record.unlink(missing_ok=True)
         custom = {"script": script, "eos": texts.eos, "multiverse": {"max_branches": limit}}
-        answer = client.force(script[:prompt_len], custom)
+        answer = every.force(script[:prompt_len], custom)
         assert answer["meta_info"]["multiverse_forks"] == (limit > 0)
         follow = [*script, texts.words[1]]
         structure = {"multiverse": {"structure": "all" if limit else "none"}}
-        again = client.generate(
+        again = every.generate(
             follow, custom_params=structure, max_new_tokens=1, return_logprob=True
         )
         assert again["meta_info"]["cached_tokens"] >= len(script) - 1

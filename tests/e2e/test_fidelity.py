@@ -136,7 +136,7 @@ def test_a_wrong_mask_or_position_would_be_seen(
 
 
 def test_whatever_a_model_may_emit(
-    server: Client, texts: Texts, dialect: Dialect, random_model: Any, tmp_path: Path
+    every: Client, texts: Texts, dialect: Dialect, random_model: Any, tmp_path: Path
 ) -> None:
     """Tags in any order, ends of text inside paths, thoughts closed too early, length limits."""
     limits = Limits(max_branches=3, max_depth=2)
@@ -154,7 +154,7 @@ def test_whatever_a_model_may_emit(
     def emit(seed: int) -> list[int]:
         prompt = texts.words[seed : seed + 5]
         limit = 60 + 9 * seed
-        answer = server.force(
+        answer = every.force(
             prompt,
             {**soup, "soup": seed, "record": str(tmp_path / f"soup{seed}")},
             max_new_tokens=limit,
@@ -168,7 +168,7 @@ def test_whatever_a_model_may_emit(
     forks: list[int] = []
     finished: set[str] = set()
     seeds = range(40)
-    written = server.at_once((lambda s=seed: emit(s)) for seed in seeds)
+    written = every.at_once((lambda s=seed: emit(s)) for seed in seeds)
     compared, worst = 0, 0.0
     for seed, ids in zip(seeds, written, strict=True):
         trace = parse(ids, dialect, limits=limits)
@@ -185,7 +185,7 @@ def test_whatever_a_model_may_emit(
 
 
 def test_prompts_that_hold_finished_blocks(
-    server: Client, texts: Texts, dialect: Dialect, random_model: Any, tmp_path: Path
+    every: Client, texts: Texts, dialect: Dialect, random_model: Any, tmp_path: Path
 ) -> None:
     """A conversation goes on after a parallel answer: its text is laid out as it was made."""
     worst = 0.0
@@ -194,7 +194,7 @@ def test_prompts_that_hold_finished_blocks(
         first = parse(script, dialect).blocks[0]
         cut = first.end + 1
         record = tmp_path / f"prompt{seed}"
-        answer = server.force(
+        answer = every.force(
             script[:cut],
             {
                 "script": script,

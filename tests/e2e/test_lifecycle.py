@@ -243,7 +243,7 @@ def test_paused_by_abort_nothing_is_left(server: Client, texts: Texts, tmp_path:
 
 
 def test_pauses_at_every_moment_of_a_tree(
-    server: Client, texts: Texts, dialect: Dialect, random_model: Any, tmp_path: Path
+    every: Client, texts: Texts, dialect: Dialect, random_model: Any, tmp_path: Path
 ) -> None:
     """One request, retracted after every few rows: while it writes its goal, at the fork, with some
     paths closed, at the join, after it."""
@@ -251,18 +251,18 @@ def test_pauses_at_every_moment_of_a_tree(
     whole = [*script, texts.eos]
     folder = tmp_path / "rows"
     folder.mkdir()
-    crowd = Crowd(server, texts, folder, range(11, 12))
+    crowd = Crowd(every, texts, folder, range(11, 12))
     for least in itertools.count(4, 9):
         while len(crowd.rows(11)) < least and not crowd.answers:
             time.sleep(0.01)
         if crowd.answers:
             break
-        server.server.request("/pause_generation", {"mode": "retract"}, raw=True)
-        server.server.request("/flush_cache", {}, raw=True)
-        server.server.request("/continue_generation", {}, raw=True)
+        every.server.request("/pause_generation", {"mode": "retract"}, raw=True)
+        every.server.request("/flush_cache", {}, raw=True)
+        every.server.request("/continue_generation", {}, raw=True)
     crowd.finish()
     answer = crowd.answers[11]
     assert answer["output_ids"] == whole[prompt_len:]
     assert answer["meta_info"]["num_retractions"] >= 5
     assert set(made_by(crowd.rows(11), whole, dialect, [random_model])) == {0}
-    server.assert_sound()
+    every.assert_sound()

@@ -23,13 +23,13 @@ def attack(*arguments: str) -> dict[str, Any]:
     return report
 
 
-def test_fuzz_finds_nothing(server: Client) -> None:
-    report = attack("fuzz", "--minutes", "0.3", "--seed", "5", "--url", server.server.url)
+def test_fuzz_finds_nothing(every: Client) -> None:
+    report = attack("fuzz", "--minutes", "0.3", "--seed", "5", "--url", every.server.url)
     print(f"\nfuzz: {report['requests']} requests, {report['rounds']} rounds")
     assert report["found"] == []
     assert report["requests"] > 20
     assert report["forks"] > 0
-    server.assert_sound()
+    every.assert_sound()
 
 
 def test_soak_loses_nothing(tight: Client) -> None:

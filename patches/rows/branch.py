@@ -150,6 +150,12 @@ def layout_of(req: Req) -> list[Segment] | None:
     return mark.layout if isinstance(mark, Branch | Scratch) else None
 
 
+def forked(req: Req) -> bool:
+    """Whether the row of ``req`` is one of a tree's."""
+    mark = req.__dict__.get("multiverse")
+    return isinstance(mark, Scratch) or (isinstance(mark, Branch) and mark.tree.forked)
+
+
 def decodes(req: Req) -> bool:
     """Whether the row of ``req`` takes part in decoding."""
     mark = req.__dict__.get("multiverse")

@@ -21,7 +21,10 @@ from ...attention.plan import Extend
 from ...layout import Segment, positions
 from ..active import coordinator
 from ..hooks import Hook
-from .branch import branch_of, layout_of
+from .branch import ENDLESS, branch_of, forked, layout_of
+
+#: A causal row.
+ONE_RUN = [Segment(0, ENDLESS, 0, ())]
 
 
 def _positions(result: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -50,11 +53,17 @@ def _positions(result: Any, cls: Any, batch: Any, *args: Any, **kwargs: Any) -> 
         ]
         where = torch.from_numpy(np.concatenate(parts))
         result.positions = where.to(device=kept.device, dtype=kept.dtype)
-    if active.by_segments and any(layout is not None for layout in layouts):
-        result.multiverse_extends = [
-            Extend(start, start + length, layout)
-            for start, length, layout in zip(prefixes, lengths, layouts, strict=True)
+    if active.by_segments:
+        # Rows at a fork or a join are causal; by plan they cost what they compute and no prefix.
+        runs = [
+            ONE_RUN if layout is None and forked(req) else layout
+            for req, layout in zip(batch.reqs, layouts, strict=True)
         ]
+        if any(run is not None for run in runs):
+            result.multiverse_extends = [
+                Extend(start, start + length, run)
+                for start, length, run in zip(prefixes, lengths, runs, strict=True)
+            ]
     return result
 
 

@@ -153,9 +153,8 @@ def main() -> None:
         forward.by(MultiverseTorchBackend(forward.runner), [Extend(1024, 2048, one_segment)]),
     )
     causal, ours = interleaved(calls, 3 * options.repeats)
-    print(
-        f"\nA plain row of such a batch, half of 2,048 tokens cached, against stock: {ratio(ours, causal):.2f}"
-    )
+    what = "A plain row of such a batch, half of 2,048 tokens cached, against stock"
+    print(f"\n{what}: {ratio(ours, causal):.2f}")
 
 
 if __name__ == "__main__":

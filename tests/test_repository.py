@@ -107,8 +107,8 @@ def test_pure_rooms_touch_neither_sglang_nor_torch(repository: Path) -> None:
 def test_sglangs_internals_are_known_to_few_rooms(repository: Path) -> None:
     """Following a new SGLang release must mean touching few folders."""
     rooms = ("patches/", "sglang_multiverse/attention/", "sglang_multiverse/platform/")
-    # A logit processor is a subclass of SGLang's public one, and the server imports it by name.
-    rooms += ("sglang_multiverse/stress/scripted.py",)
+    # Logit processors are subclasses of SGLang's public one, and the server imports them by name.
+    rooms += ("sglang_multiverse/stress/scripted.py", "sglang_multiverse/bench/scripted.py")
     for folder in ("sglang_multiverse", "training", "data_pipeline"):
         for file in (repository / folder).rglob("*.py"):
             place = file.relative_to(repository).as_posix()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,11 @@ import pytest
 
 from sglang_multiverse.bench import steps
 from sglang_multiverse.bench.fork import fork_and_join
+from sglang_multiverse.bench.forwards import in_parallel
 from sglang_multiverse.bench.scripted import read_log, write_scripts
 from sglang_multiverse.bench.shapes import Author, Fork, Shape, plain
 from sglang_multiverse.bench.ways import Texts, Writer, timed
+from sglang_multiverse.tiny import MODEL_DIR, task
 
 from .client import Client
 
@@ -87,6 +93,37 @@ def test_the_log_of_forwards_shows_a_fork_and_a_join(
 
 
 def count_sampled(script: Any) -> int:
-    from sglang_multiverse.bench.forwards import in_parallel
-
     return sum(work.rows for work in in_parallel(script)) - script.trace.n_paths
+
+
+@pytest.mark.weights("tiny")
+def test_sglangs_own_benchmark_runs_unchanged_against_a_server_that_forks(
+    overlap: Client, tmp_path: Path
+) -> None:
+    questions = [
+        task.prompt(problem, "parallel") for problem in islice(task.generate(5, "test"), 8)
+    ]
+    rows = [{"conversations": [{"content": text}, {"content": "-"}]} for text in questions]
+    dataset, output = tmp_path / "questions.jsonl", tmp_path / "out.jsonl"
+    dataset.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    before = forks_so_far(overlap)
+    command = [
+        *(sys.executable, "-m", "sglang.bench_serving", "--backend", "sglang"),
+        *("--port", str(overlap.server.port), "--model", str(MODEL_DIR)),
+        *("--dataset-name", "custom", "--dataset-path", str(dataset), "--apply-chat-template"),
+        *("--sharegpt-output-len", "600", "--disable-ignore-eos", "--num-prompts", "8"),
+        *("--max-concurrency", "4", "--output-file", str(output), "--disable-tqdm"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)
+    result = json.loads(output.read_text(encoding="utf-8").splitlines()[-1])
+    assert result["completed"] == 8
+    # Counted by the server, all paths included.
+    assert result["total_output_tokens"] > 8 * 100
+    assert forks_so_far(overlap) - before >= 4
+
+
+def forks_so_far(client: Client) -> int:
+    (state,) = client.server.request("/server_info")["internal_states"]
+    return int(state["multiverse"]["totals"]["forks"])

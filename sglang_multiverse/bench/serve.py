@@ -15,7 +15,7 @@ from ..server import Server
 from .forwards import StepCost, in_parallel, sequential, together
 from .numbers import spread
 from .scripted import write_scripts
-from .servers import WAYS, backend_registered, serving
+from .servers import WAYS, serving
 from .shapes import Author, Script, Shape
 from .step_times import Stopwatch
 from .tell import Tell
@@ -42,6 +42,7 @@ class Plan:
         long: ``(degree, path tokens)`` of further texts, alone.
         traces: shapes of real traces, each alone.
         repeats: runs of each way, in turn.
+        ways: which of :data:`~.servers.WAYS`; ``stock`` and at least one that forks.
     """
 
     degrees: Sequence[float]
@@ -50,6 +51,7 @@ class Plan:
     long: Sequence[tuple[float, int]] = ()
     traces: Sequence[Shape] = ()
     repeats: int = 3
+    ways: Sequence[str] = WAYS
     stream: bool = False
     seed: int = 0
 
@@ -130,9 +132,7 @@ def run(plan: Plan, model: Path, tell: Tell) -> dict[str, Any]:
     }
     most_rows = max(work.rows for pair in works.values() for plan_ in pair for work in plan_)
     need = max(sum(len(script.ids) for script in case.scripts) for case in found)
-    ways = [way for way in WAYS if way != "multiverse" or backend_registered()]
-    if "multiverse" not in ways:
-        tell("the attention backend multiverse is not there: its column stays empty")
+    ways = [way for way in WAYS if way in plan.ways]
     with tempfile.TemporaryDirectory(prefix="multiverse-bench-") as folder:
         texts = Texts([script for case in found for script in case.scripts], Path(folder) / "texts")
         write_scripts(texts.scripts, texts.path)
@@ -199,11 +199,13 @@ def _row(
     times = {way: [run.seconds for run in case.runs[way]] for way in ways}
     spreads = {way: spread(times[way]) for way in ways}
 
-    def faster(way: str, than: str) -> float:
+    def faster(way: str, than: str) -> float | None:
+        if than not in ways:
+            return None
         return statistics.median(a / b for a, b in zip(times[than], times[way], strict=True))
 
     ours = "multiverse" if "multiverse" in ways else "plugin"
-    metas = case.runs["plugin"][0].metas
+    metas = case.runs[ours][0].metas
     return {
         "name": case.name,
         "degree": round(case.degree, 3),

@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..attention.registry import NAME
 from ..server import Server
 from .tell import Tell
 
 #: Names of the ways a text is served, in the order of the tables' columns.
 WAYS = ("stock", "client", "plugin", "multiverse")
-BACKEND = "multiverse"
 _FLAGS = (
     *("--dtype", "float32", "--enable-custom-logit-processor", "--random-seed", "1"),
     *("--max-running-requests", "512"),
@@ -32,24 +32,7 @@ def serving(
     if plugin:
         extra += _PLUGIN_FLAGS
     if name == "multiverse":
-        extra += ["--attention-backend", BACKEND]
+        extra += ["--attention-backend", NAME]
     tell(f"starting the {name} server …")
     with Server(model, flags=extra, plugin=plugin) as server:
         yield server
-
-
-def backend_registered() -> bool:
-    """Whether ``--attention-backend multiverse`` is there to serve with."""
-    import argparse
-
-    from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
-    from sglang.srt.plugins import load_plugins
-    from sglang.srt.server_args import ServerArgs
-
-    load_plugins()
-    if BACKEND in ATTENTION_BACKENDS:
-        return True
-    parser = argparse.ArgumentParser()
-    ServerArgs.add_cli_args(parser)
-    choices = parser._option_string_actions["--attention-backend"].choices
-    return choices is not None and BACKEND in choices

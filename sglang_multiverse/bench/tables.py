@@ -34,7 +34,7 @@ def serve(result: dict[str, Any]) -> list[Table]:
     table.add_column("degree", justify="right")
     for name in _NAMES.values():
         table.add_column(name, justify="right")
-    for name in ("÷ stock", "÷ client", "ideal", "CPU s: stock", "plugin"):
+    for name in ("÷ stock", "÷ client", "ideal", "CPU s: stock", "ours"):
         table.add_column(name, justify="right")
     for row in result["rows"]:
         table.add_row(
@@ -42,10 +42,10 @@ def serve(result: dict[str, Any]) -> list[Table]:
             f"{row['degree']:.2f}",
             *(_seconds(row, way) for way in _NAMES),
             f"{row['speedup_vs_stock']:.2f}×",
-            f"{row['speedup_vs_client']:.2f}×",
+            _times(row["speedup_vs_client"]),
             f"{row['ideal']:.2f}×",
             f"{row['cpu_seconds']['stock']:.1f}",
-            f"{row['cpu_seconds']['plugin']:.1f}",
+            f"{row['cpu_seconds'][row['speedup_of']]:.1f}",
         )
     cost = Table(title="a decode step of stock SGLang here")
     cost.add_column("rows", justify="right")
@@ -55,10 +55,14 @@ def serve(result: dict[str, Any]) -> list[Table]:
     return [table, cost]
 
 
+def _times(ratio: float | None) -> str:
+    return "not measured" if ratio is None else f"{ratio:.2f}×"
+
+
 def _seconds(row: dict[str, Any], way: str) -> str:
     seconds, spread = row["seconds"][way], row["spread"][way]
     if seconds is None:
-        return "not available"
+        return "not measured"
     return f"{seconds:.2f} ({spread[0]:.2f}-{spread[1]:.2f})"
 
 

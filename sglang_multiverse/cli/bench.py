@@ -108,6 +108,9 @@ def serve(
     trace_texts: Annotated[int, typer.Option(help="How many of the traces.")] = 2,
     trace_tokens: _TraceTokens = 400,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each way, in turn.")] = 3,
+    ways: Annotated[
+        str, typer.Option(help="What to compare; stock and at least one of the last two.")
+    ] = "stock,client,plugin,multiverse",
     stream: Annotated[bool, typer.Option("--stream", help="Read streams of events.")] = False,
     figure: Annotated[
         Path | None, typer.Option(help="Draw speed-up by degree into this file as well.")
@@ -136,6 +139,7 @@ def serve(
             long=_long(long),
             traces=_shapes(traces, trace_texts, trace_tokens),
             repeats=repeats,
+            ways=_ways(ways),
             stream=stream,
             seed=seed,
         )
@@ -244,7 +248,7 @@ def _run(
     try:
         folder = model or random_weights(size, cache or default_cache())
         result = work(folder, tell)
-    except (ServerError, BenchError, OSError) as error:
+    except (ServerError, BenchError, OSError, ImportError) as error:
         console.print(f"{error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from error
     result["machine"] = _machine(parameters(folder) if model is None else None)
@@ -284,6 +288,17 @@ def _shapes(files: list[Path] | None, texts: int, tokens: int) -> list[Shape]:
             if shape is not None and len(found) < texts:
                 found.append(shape.scaled(min(1.0, tokens / shape.text)))
     return found
+
+
+def _ways(text: str) -> list[str]:
+    from ..bench.servers import WAYS
+
+    ways = text.split(",")
+    if not set(ways) <= set(WAYS) or "stock" not in ways or not {*ways} & {"plugin", "multiverse"}:
+        raise typer.BadParameter(
+            f"--ways {text!r}: stock and some of {', '.join(WAYS[1:])}, at least one that forks"
+        )
+    return ways
 
 
 def _ints(text: str, flag: str) -> list[int]:

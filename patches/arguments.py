@@ -33,7 +33,10 @@ APP = "SGLANG_HTTP_SERVER_APP_PATH"
 WORKER_APP = "sglang_multiverse.patches.http_worker:app"
 
 _SERVER_ARGS = "sglang.srt.server_args.ServerArgs"
-_OPTIONS = tuple(field.name for field in fields(EngineOptions) if field.name != "enabled")
+_SHARE = "share_every"
+_OPTIONS = tuple(
+    field.name for field in fields(EngineOptions) if field.name not in ("enabled", _SHARE)
+)
 _LIMITS = ("max_branches", "max_depth", "max_live_rows", "max_critical_path")
 _HELP = {
     "max_branches": "most paths of one block; a goal with more goes on sequentially",
@@ -94,6 +97,14 @@ def _add_cli_args(result: Any, parser: argparse.ArgumentParser) -> None:
         "once per decode step, where that pays; such steps run without a CUDA graph",
     )
     group.add_argument(
+        "--multiverse-share-every",
+        type=_limit,
+        default=argparse.SUPPRESS,
+        metavar="K|none",
+        help="paths see one another's tokens after every K of their own, as in training with "
+        "share_every; goals inside paths then do not fork (default: what the weights record)",
+    )
+    group.add_argument(
         "--multiverse-structure",
         choices=STRUCTURE,
         default=defaults.structure,
@@ -105,6 +116,8 @@ def _add_cli_args(result: Any, parser: argparse.ArgumentParser) -> None:
 def _from_cli_args(result: Any, cls: Any, args: argparse.Namespace) -> Any:
     plugins = getattr(args, "plugin", None) or []
     options = {name: getattr(args, f"multiverse_{name}") for name in _OPTIONS}
+    if hasattr(args, f"multiverse_{_SHARE}"):
+        options[_SHARE] = args.multiverse_share_every
     activate(result, plugins, options, args.multiverse_dialect, cascade=args.multiverse_cascade)
     return result
 
@@ -181,6 +194,8 @@ def engine_server_args(**kwargs: Any) -> Any:
     cascade = kwargs.pop("multiverse_cascade", False)
     defaults = EngineOptions()
     options = {name: kwargs.pop(f"multiverse_{name}", getattr(defaults, name)) for name in _OPTIONS}
+    if f"multiverse_{_SHARE}" in kwargs:
+        options[_SHARE] = kwargs.pop(f"multiverse_{_SHARE}")
     server_args = ServerArgs(**kwargs)
     try:
         activate(server_args, plugins, options, dialect, cascade=cascade)

@@ -33,12 +33,21 @@ def check_scheduler(scheduler: Any) -> None:
         raise PatchError(refusal(found))
 
 
+def share_every(scheduler: Any) -> int | None:
+    """What the server was told, or else what its weights were trained with."""
+    settings = getattr(scheduler.server_args, "_multiverse", None) or {}
+    made = getattr(scheduler.model_config.hf_config, "multiverse", None) or {}
+    told: int | None = settings.get("options", {}).get("share_every", made.get("share_every"))
+    return told
+
+
 def model_problems(scheduler: Any) -> list[str]:
     """Why the loaded model cannot be served with fork and join."""
     config = scheduler.model_config
     runner = scheduler.tp_worker.model_runner
     made = getattr(config.hf_config, "multiverse", None) or {}
-    layout, share_every = made.get("layout", LAYOUT_VERSION), made.get("share_every")
+    layout = made.get("layout", LAYOUT_VERSION)
+    made_with, served_with = made.get("share_every"), share_every(scheduler)
     unserved = [
         (scheduler.page_size != 1, f"page size {scheduler.page_size}", "pass --page-size 1"),
         (
@@ -63,9 +72,9 @@ def model_problems(scheduler: Any) -> list[str]:
             f"serve them with a release that has it; this one has rule {LAYOUT_VERSION}",
         ),
         (
-            share_every is not None,
-            f"weights trained with share_every={share_every}",
-            "serve weights trained without it; this release keeps paths apart until they join",
+            made_with is not None and made_with != served_with,
+            f"weights trained with share_every={made_with}",
+            f"pass --multiverse-share-every {made_with}, or leave it out: then it is the weights'",
         ),
     ]
     for backend in sorted(
@@ -81,4 +90,10 @@ def model_problems(scheduler: Any) -> list[str]:
     return [f"{what}: {remedy}" for refused, what, remedy in unserved if refused]
 
 
-__all__ = ["ATTENTION_BACKENDS", "argument_problems", "check_scheduler", "model_problems"]
+__all__ = [
+    "ATTENTION_BACKENDS",
+    "argument_problems",
+    "check_scheduler",
+    "model_problems",
+    "share_every",
+]

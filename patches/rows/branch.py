@@ -44,6 +44,8 @@ class Branch:
         layout: segments of a trunk whose KV is not causal throughout, as far as they are known; the
             last one goes on. None for paths, and for trunks that have no blocks or have them open.
         cacheable: whether the prefix cache may take the KV of this trunk.
+        shared: ids of siblings' tokens in a path's row, between those above it and its own.
+        asked: own tokens of a path that shares for which rows have been queued.
     """
 
     tree: Tree
@@ -58,6 +60,8 @@ class Branch:
     ended_by: Any = None
     layout: list[Segment] | None = None
     cacheable: bool = False
+    shared: array[int] | None = None
+    asked: int = 0
     _key: array[int] | None = None
 
     @property
@@ -76,6 +80,11 @@ class Branch:
 
     def above(self) -> array[int]:
         """Ids of every token visible to the node's own, in row order."""
+        above = self.above_all()
+        return above + self.shared if self.shared else above
+
+    def above_all(self) -> array[int]:
+        """Ids of every token that the node and all its siblings see."""
         parent = self.node.parent
         if parent is None:
             return array("q")
@@ -224,14 +233,15 @@ def share(tree: Tree) -> int:
 def path_seed(seed: int | None, node: Node) -> int | None:
     """The sampling seed of a path.
 
-    Seeded noise is keyed by (seed, position), and siblings share positions. Under
+    Seeded noise is keyed by (seed, position), and siblings have the same positions. Under
     ``--enable-deterministic-inference`` a request without a seed has SGLang's default one.
     """
     if seed is None:
         if not get_exec().deterministic.enable_deterministic_inference:
             return None
         seed = DEFAULT_SEED
-    digest = hashlib.sha256(f"{seed}/{node.key}/{node.base}".encode()).digest()
+    assert node.parent is not None
+    digest = hashlib.sha256(f"{seed}/{node.key}/{node.parent.row_len}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 

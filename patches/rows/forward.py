@@ -74,7 +74,7 @@ def _siblings(reqs: list[Any]) -> Siblings:
         branch = branch_of(req)
         parent = None if branch is None else branch.node.parent
         groups.append(ALONE if parent is None else id(parent))
-        shared.append(0 if branch is None else branch.node.base)
+        shared.append(0 if parent is None else parent.row_len)
     return Siblings(groups, shared)
 
 

@@ -35,6 +35,11 @@ class Row(Protocol):
         """Whether a new live path begins with this row."""
         ...
 
+    @property
+    def writes_only(self) -> bool:
+        """Whether its row only writes KV, and is given back after one forward."""
+        ...
+
     def tokens(self, pool: SlotPool) -> int:
         """How many tokens it will extend; 0 when there is nothing left to do."""
         ...
@@ -77,6 +82,7 @@ class Seed:
 
     branch: Branch
     starts: bool = field(default=True, init=False)
+    writes_only: bool = field(default=False, init=False)
 
     def _parent(self) -> Branch:
         assert self.branch.node.parent is not None
@@ -91,7 +97,7 @@ class Seed:
         req = self.branch.req = path_request(self.branch)
         parent = self._parent()
         prefix_len = _written(parent) + parent.ahead
-        _extend(req, prefix_len, node.row_len)
+        extend(req, prefix_len, node.row_len)
         pool.bind(req, prefix_len=prefix_len, protected=node.base)
         parent.ahead = node.base - _written(parent)
         node.state = State.RUNNING
@@ -114,10 +120,11 @@ class Seed:
 
 @dataclass
 class Tail:
-    """Writes the end of a closed path."""
+    """Writes the end of a closed path; where paths share, that of a goal."""
 
     branch: Branch
     starts: bool = field(default=False, init=False)
+    writes_only: bool = field(default=True, init=False)
 
     def tokens(self, pool: SlotPool) -> int:
         return self.branch.node.row_len - _written(self.branch)
@@ -126,7 +133,7 @@ class Tail:
         node = self.branch.node
         req = scratch_request(self.branch, self.branch.above() + node.tokens, node.delta)
         prefix_len = _written(self.branch)
-        _extend(req, prefix_len, node.row_len)
+        extend(req, prefix_len, node.row_len)
         pool.bind(req, prefix_len=prefix_len, protected=node.row_len)
         return req
 
@@ -146,6 +153,7 @@ class Resume:
     branch: Branch
     kids: list[Node] = field(default_factory=list)
     starts: bool = field(default=False, init=False)
+    writes_only: bool = field(default=False, init=False)
     _context: array[int] | None = field(default=None, init=False)
 
     def tokens(self, pool: SlotPool) -> int:
@@ -164,7 +172,7 @@ class Resume:
         req.logprob_start_len = -1
         req.already_computed = prefix_len
         protected = branch.protected if branch.is_trunk else node.base
-        _extend(req, prefix_len, node.row_len)
+        extend(req, prefix_len, node.row_len)
         pool.bind(req, prefix_len=prefix_len, protected=protected)
         self._context, branch.context = branch.context, None
         node.state = State.RUNNING
@@ -191,9 +199,10 @@ class Replay:
     """Recomputes the KV of a whole tree.
 
     Attributes:
-        slots: of its written tokens, in text order.
+        slots: of its written tokens, in the order in which they are computed.
         cached: how many of them the prefix cache had, and owns.
         written: how many have KV.
+        place: index into ``slots`` of every token of the text; None where that is text order.
         layout: the segments of the text, where one row holds them all.
     """
 
@@ -204,6 +213,11 @@ class Replay:
     cached: int = 0
     written: int = 0
     layout: list[Segment] | None = None
+    place: torch.Tensor | None = None
+
+    def of(self, start: int, end: int) -> torch.Tensor:
+        """Slots of the tokens ``[start, end)`` of the text."""
+        return self.slots[start:end] if self.place is None else self.slots[self.place[start:end]]
 
 
 @dataclass
@@ -214,6 +228,7 @@ class ReplayRow:
     replay: Replay
     segment: Segment
     starts: bool = field(default=False, init=False)
+    writes_only: bool = field(default=True, init=False)
 
     def tokens(self, pool: SlotPool) -> int:
         return self.segment.end - self.segment.start
@@ -226,16 +241,17 @@ class ReplayRow:
             ids += tokens[start:end]
         delta, layout = prefix_len - segment.position, self.replay.layout
         req = scratch_request(self.branch, ids, delta, layout)
-        _extend(req, prefix_len, len(ids))
+        extend(req, prefix_len, len(ids))
         pool.bind(req, prefix_len=prefix_len, protected=len(ids))
         return req
 
     def settle(self, pool: SlotPool, req: Req, own: torch.Tensor) -> None:
-        slots = self.replay.slots
-        parts = [slots[a:b] for a, b in self.segment.prefix]
+        replay = self.replay
+        parts = [replay.of(a, b) for a, b in self.segment.prefix]
         pool.fill(req, torch.cat([pool.empty, *parts]))
-        slots[self.segment.start : self.segment.end] = own
-        self.replay.written = self.segment.end
+        end = replay.written + len(own)
+        replay.slots[replay.written : end] = own
+        replay.written = end
 
     def undo(self) -> None:
         pass
@@ -255,7 +271,7 @@ def pieces(segment: Segment, size: int, written: int = 0) -> list[Segment]:
     return made
 
 
-def _extend(req: Req, prefix_len: int, end: int) -> None:
+def extend(req: Req, prefix_len: int, end: int) -> None:
     """Set the token range the next forward computes."""
     req.refresh_fill_ids()
     assert len(req.full_untruncated_fill_ids) == end, "row and token ids disagree"
@@ -311,8 +327,7 @@ def launch(scheduler: Any, pool: SlotPool, rows: list[Row]) -> tuple[ScheduleBat
             pool.free(torch.cat(slots))
             _close(pool, rows, reqs)
             raise LaunchError(row) from error
-    writers = (Tail, ReplayRow)
-    scratch = [req for row, req in zip(rows, reqs, strict=True) if isinstance(row, writers)]
+    scratch = [req for row, req in zip(rows, reqs, strict=True) if row.writes_only]
     for req in scratch:
         req.is_retracted = True  # stock code skips the result of such a row
         # The row outlives this forward by a step, the slots in it perhaps not: it owns none.
@@ -352,6 +367,7 @@ __all__ = [
     "Row",
     "Seed",
     "Tail",
+    "extend",
     "launch",
     "pieces",
 ]

@@ -50,6 +50,14 @@ class SlotPool:
             own = own[: node.stale].clone()
         branch.slots = own
 
+    def own(self, branch: Branch, count: int) -> torch.Tensor:
+        """Slots of the node's first ``count`` own tokens, in a row or out of it."""
+        if branch.slots is not None:
+            return branch.slots[:count]
+        assert branch.req is not None
+        row, base = self.rows.req_to_token[branch.req.kv.req_pool_idx], branch.node.base
+        return row[base : base + count].to(torch.int64, copy=True)
+
     def visible(self, branch: Branch) -> torch.Tensor:
         """Slots of everything written that a token after ``branch``'s own tokens sees."""
         parts = []

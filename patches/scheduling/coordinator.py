@@ -37,10 +37,11 @@ from .entry import plant
 from .prefix_cache import keeps_structured, offer
 from .pressure import Pressure, arrival
 from .priority import outranked, standing
+from .sharing import Sharing
 from .values import unusable
 
 
-class Coordinator(Pressure, Endings):
+class Coordinator(Pressure, Sharing, Endings):
     """Fork, join and replay for the requests of one scheduler.
 
     Attributes:
@@ -57,9 +58,11 @@ class Coordinator(Pressure, Endings):
         self.dialect = dialect
         self.options = options
         self.pool = SlotPool(scheduler)
-        self.by_segments = knows_segments(scheduler)
+        # The key of a prefix does not name what its tokens saw behind it, nor can one row hold it.
+        shares = options.share_every is not None
+        self.by_segments = knows_segments(scheduler) and not shares
         self.cascades = cascades(scheduler.server_args)
-        self.keyed = keeps_structured(scheduler)
+        self.keyed = keeps_structured(scheduler) and not shares
         self.observer = Observer.for_scheduler(scheduler)
         self.trees: list[Branch] = []
         self.queue: list[Row] = []
@@ -191,8 +194,8 @@ class Coordinator(Pressure, Endings):
         original(req, accepted)
         reason, length = req.finished_reason, req.finished_len
         req.finished_reason = req.finished_len = None
-        branch.unfilled.append(len(node.tokens))
-        token = req.output_ids[-1]
+        own, token = len(node.tokens), req.output_ids[-1]
+        branch.unfilled.append(own)
         if is_callers_stop(reason, params):
             tree.take(node, (token,))
             tree.stop(node, len(node.tokens) if length is None else length)
@@ -208,12 +211,14 @@ class Coordinator(Pressure, Endings):
         outcome = tree.accept(node, token)
         if outcome is Outcome.CONTINUE and isinstance(reason, FINISH_MATCHED_TOKEN):
             outcome = tree.end_path(node, replace=True)
-        if node.stale is not None:
+        if outcome is Outcome.CONTINUE:
+            outcome = tree.share(node)
+        if outcome is Outcome.END_PATH and not node.sampled[own]:
             branch.unfilled.pop()  # what was sampled is not what the text says
             self.observer.malformed("ended_inside_path")
         if outcome is Outcome.LENGTH:
             self.finish(branch.root, FINISH_LENGTH(length=tree.total))
-        elif outcome in (Outcome.FORK, Outcome.END_PATH):
+        elif outcome in (Outcome.FORK, Outcome.END_PATH, Outcome.SHARE):
             if outcome is Outcome.FORK:
                 self.observer.forked(branch)
             self._stop(branch)
@@ -295,9 +300,17 @@ class Coordinator(Pressure, Endings):
                 sync_stream(branch.root)  # a stop may stand in what this lets through
                 if branch.node.parent is not None:
                     self._join_if_ready(branch.node.parent)
+                    if branch.tree.share_every is not None:
+                        rows = self._shares(branch.node.parent, branch.tree.share_every)
+                        self._queue_behind(branch, rows)
         self._carry_out()
 
     def _seeds(self, branch: Branch) -> list[Row]:
+        every = branch.tree.share_every
+        if every is not None:
+            if branch.tree.ready_to_join(branch.node):
+                return []
+            return [Tail(branch), *self._shares(branch.node, every)]
         rows: list[Row] = []
         for kid in branch.node.kids:
             if kid.state is State.QUEUED:
@@ -310,12 +323,16 @@ class Coordinator(Pressure, Endings):
         tree = branch.tree
         if not tree.ready_to_join(node) or branch.root.ended_by is not None:
             return
+        ends = None if tree.share_every is None else self._shares(node, tree.share_every)
         kids = tree.join(node)
         if kids is None:
             self.finish(branch.root, FINISH_LENGTH(length=tree.total))
             return
         self.observer.joined(kids)
-        self._queue_first([*(Tail(kid.handle) for kid in kids), Resume(branch, kids)])
+        if ends is None:
+            self._queue_first([*(Tail(kid.handle) for kid in kids), Resume(branch, kids)])
+        else:
+            self._queue_behind(branch, [*ends, Resume(branch, kids)])
         sync_stream(branch.root)
 
     def _queue_first(self, rows: list[Row]) -> None:
@@ -394,7 +411,7 @@ class Coordinator(Pressure, Endings):
             free_rows -= 1
             free_tokens -= tokens + 1
             budget -= tokens
-            if isinstance(row, Seed | Resume):
+            if not row.writes_only:
                 admission.start(tree)
             chosen.append(row)
         self.queue = waiting

@@ -16,7 +16,8 @@ from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
 
 from ...engine.cache_key import cache_key
 from ...engine.tree import State
-from ...layout import Segment, segments
+from ...layout import Segment, layout_of, segments
+from ...structure import Trace
 from ..reporting.metrics import Observer
 from ..rows.branch import Branch, branch_of
 from ..rows.launch import Replay, ReplayRow, Resume, Row, pieces
@@ -49,7 +50,10 @@ class Pressure:
         for node in tree.nodes():
             node.stale = None
             if node.state is State.RUNNING:
-                node.state = State.RESUMING
+                shares = tree.share_every is not None and node.parent is not None
+                node.state = State.SHARING if shares else State.RESUMING
+            if node.handle is not None:
+                node.handle.asked = 0
         if not again:
             req.retraction_count += 1
             self.observer.retracted()
@@ -152,9 +156,9 @@ class Pressure:
         assert root.req is not None
         root.req.time_stats.set_forward_entry_time()
         tokens, trace, starts = root.tree.trace(written_only=True)
-        runs = segments(trace)
+        runs, place = in_order(trace, root.tree.share_every)
         slots = torch.zeros(len(tokens), dtype=torch.int64, device=self.pool.rows.device)
-        replay = self.replaying = Replay(root, tokens, starts, slots)
+        replay = self.replaying = Replay(root, tokens, starts, slots, place=place)
         if root.cacheable:
             # What is cached belongs to the cache, and only the trunk can say so of its slots.
             limit = len(root.tree.root.tokens) - root.tree.root.pending
@@ -163,7 +167,7 @@ class Pressure:
             slots[: len(found)] = found
             if not root.req.retraction_count:
                 root.req.cached_tokens += len(found)
-        self.observer.replay_started(root, len(tokens) - replay.cached)
+        self.observer.replay_started(root, written - replay.cached)
         chunk = self.scheduler.chunked_prefill_size
         size = chunk if chunk and chunk > 0 else self.scheduler.max_prefill_tokens
         if self.by_segments:
@@ -189,7 +193,7 @@ class Pressure:
             keep = len(node.tokens)
             if node.state is State.RESUMING:
                 keep -= node.pending
-            node.handle.slots = replay.slots[start : start + keep].clone()
+            node.handle.slots = replay.of(start, start + keep).clone()
         rows: list[Row] = []
         for node in starts:
             if node.state is State.RESUMING:
@@ -232,6 +236,23 @@ class Pressure:
 
     def _branches(self, root: Branch) -> Iterable[Branch]:
         return [node.handle for node in root.tree.nodes() if node.handle is not None]
+
+
+def in_order(trace: Trace, share_every: int | None) -> tuple[list[Segment], torch.Tensor | None]:
+    """The segments of a text in an order to compute them in, and where each token comes in it; None
+    for text order."""
+    runs = segments(trace, share_every=share_every)
+    rank = None if share_every is None else layout_of(trace, share_every=share_every).rank
+    if rank is None:
+        return runs, None
+    runs.sort(key=lambda run: rank[run.start])
+    place = torch.empty(trace.length, dtype=torch.int64)
+    at = 0
+    for run in runs:
+        size = run.end - run.start
+        place[run.start : run.end] = torch.arange(at, at + size)
+        at += size
+    return runs, place
 
 
 def out_of_memory() -> Any:

@@ -10,6 +10,7 @@ queue asked for. Verified on SGLang 0.5.23.
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,8 +22,10 @@ from ...dialect import Dialect
 from ...engine.options import EngineOptions
 from ..active import arm, coordinator
 from ..hooks import Hook
-from ..support import check_scheduler
+from ..support import check_scheduler, share_every
 from .coordinator import Coordinator
+
+logger = logging.getLogger(__name__)
 
 _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 _CHECKER = "sglang.srt.managers.scheduler_components.invariant_checker.SchedulerInvariantChecker"
@@ -34,7 +37,16 @@ def _set_up(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
         return
     dialect = Dialect.from_tokenizer(_tokenizer(scheduler), name=settings.get("dialect"))
     check_scheduler(scheduler)
-    arm(Coordinator(scheduler, dialect, EngineOptions(**settings.get("options", {}))))
+    every = share_every(scheduler)
+    options = EngineOptions(**{**settings.get("options", {}), "share_every": every})
+    if every is not None:
+        logger.warning(
+            "share_every=%d: paths see one another after every %d of their own tokens, and hold no "
+            "blocks: goals inside paths do not fork",
+            every,
+            every,
+        )
+    arm(Coordinator(scheduler, dialect, options))
     # A class flag, read-only on the slotted instance.
     type(scheduler.output_streamer).has_additional_customized_info = True
 

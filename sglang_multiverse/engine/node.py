@@ -16,6 +16,7 @@ class State(Enum):
 
     QUEUED = "queued"  # seeded, no row yet
     RUNNING = "running"  # decodes in a row of its own
+    SHARING = "sharing"  # waits, in no row, until its siblings have come as far
     FORKED = "forked"  # waits for its paths
     CLOSED = "closed"  # a path that has ended, waits for its siblings
     STOPPED = "stopped"  # a stop of the caller's stands in it; the answer ends there

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from ..layout import check_share_every
 from ..sequencer import Limits
 from .guard import MAX_COUNTED
 from .policy import Policy
@@ -37,6 +38,8 @@ class EngineOptions:
         structure: where in a prompt tags are structure: in an ``assistant``'s turns of the chat
             template, in ``all`` of it, or in ``none``; elsewhere they are words. A tokenizer
             without a template knows no turns: there ``assistant`` means ``all``.
+        share_every: own tokens after which the paths of a block see one another's, as in
+            :func:`~sglang_multiverse.layout.layout`; the server's alone. Paths then hold no blocks.
     """
 
     enabled: bool = True
@@ -47,6 +50,7 @@ class EngineOptions:
     policy: str = "eager"
     tag_guard: bool = False
     structure: str = "assistant"
+    share_every: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("enabled", "tag_guard"):
@@ -63,6 +67,10 @@ class EngineOptions:
             Policy.parse(self.policy)
         except ValueError as error:
             raise OptionError(f"multiverse.policy: {error}") from error
+        try:
+            check_share_every(self.share_every)
+        except ValueError as error:
+            raise OptionError(f"multiverse.{error}") from error
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is None:
@@ -77,8 +85,12 @@ class EngineOptions:
 
     @property
     def limits(self) -> Limits:
-        """What decides whether a goal forks; a depth without a bound has the one that is tested."""
-        depth = MOST_DEPTH if self.max_depth is None else min(self.max_depth, MOST_DEPTH)
+        """What decides whether a goal forks; a depth without a bound has the one that is tested.
+
+        Paths that share hold no blocks: goals in them are declined.
+        """
+        most = MOST_DEPTH if self.share_every is None else 1
+        depth = most if self.max_depth is None else min(self.max_depth, most)
         return Limits(max_branches=self.max_branches, max_depth=depth)
 
     def for_request(self, custom_params: Any) -> EngineOptions:
@@ -86,7 +98,7 @@ class EngineOptions:
 
         The value is ``false`` (decode sequentially) or an object with any of the fields. A
         request may tighten the server's bounds on branches, depth and rows, never widen them; it
-        may switch the tag guard on or off; the policy is the server's.
+        may switch the tag guard on or off; policy and sharing are the server's.
 
         Raises:
             OptionError: unknown field or unusable value.
@@ -100,7 +112,7 @@ class EngineOptions:
             return replace(self, enabled=False)
         if not isinstance(given, Mapping):
             raise OptionError(f"custom_params.multiverse must be an object or false, got {given!r}")
-        known = {field.name for field in fields(self)} - {"policy"}
+        known = {field.name for field in fields(self)} - {"policy", "share_every"}
         unknown = sorted(set(given) - known)
         if unknown:
             raise OptionError(

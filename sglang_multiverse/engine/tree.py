@@ -21,6 +21,7 @@ from ..structure import Block, Path, Trace, parse, tag_offsets
 from ..turns import Spans
 from .node import Emitted, Node, State
 from .options import EngineOptions
+from .sharing import begins_chunk, pauses
 
 #: Tags count in all that the engine writes, whatever else it holds.
 _EVERYWHERE: Spans = [(0, 1 << 62)]
@@ -36,6 +37,7 @@ class Outcome(Enum):
     CONTINUE = "continue"
     FORK = "fork"
     END_PATH = "end_path"
+    SHARE = "share"  # the path waits: its newest token sees more than the one before it
     LENGTH = "length"  # the tree has ended: a budget is spent
     DROP = "drop"  # the tree had ended before this token
 
@@ -66,6 +68,7 @@ class Tree:
     Attributes:
         spans, prompt_limits: as given, or what stands for None.
         stopped: the node whose stop the canonical stream has reached.
+        share_every: tokens after which paths see their siblings'; None: at the join alone.
         begins_forked: the prompt ends at a goal that forks.
 
     Raises:
@@ -85,6 +88,7 @@ class Tree:
         self.dialect = dialect
         self.options = options
         self.limits = options.limits
+        self.share_every = options.share_every
         self.prompt_limits = prompt_limits or options.limits
         self.max_new_tokens = max_new_tokens
         self.prompt_len = len(prompt)
@@ -177,6 +181,7 @@ class Tree:
         The node decodes no more. Paths before it go on: the answer ends where the canonical stream
         reaches the stop, however rows were scheduled.
         """
+        self._leave(node)
         node.state = State.STOPPED
         node.stop = end
 
@@ -195,6 +200,7 @@ class Tree:
         # Whatever follows needs a token more: a sibling's, or the conclusion's first.
         if not self._room(len(tail), 1, node.next_position + len(tail)):
             return self.end()
+        self._leave(node)
         if replace:
             node.tokens[-1] = end
             node.sampled[-1] = False
@@ -202,6 +208,20 @@ class Tree:
         self._inject(node, tail)
         node.state = State.CLOSED
         return Outcome.END_PATH
+
+    def share(self, node: Node) -> Outcome:
+        """Let ``node`` wait for its siblings, if its newest token is the first to see more."""
+        if self.share_every is None or not pauses(node, self.share_every):
+            return Outcome.CONTINUE
+        self._leave(node)
+        node.state = State.SHARING
+        return Outcome.SHARE
+
+    def _leave(self, node: Node) -> None:
+        """A path leaves its row. What a step in flight wrote of a token that begins a chunk did
+        not see what the token sees."""
+        if self.share_every is not None and begins_chunk(node, self.share_every):
+            node.stale = len(node.tokens) - 1
 
     def end(self) -> Outcome:
         """The request is over: no node takes another token and nothing more is seeded."""
@@ -225,6 +245,8 @@ class Tree:
             kid = Node(node, i, Sequencer(dialect, node.depth + 1, self.limits))
             self._inject(kid, seed)
             kid.pending = len(seed)
+            if self.share_every is not None:
+                kid.state = State.SHARING
             node.kids.append(kid)
         node.state = State.FORKED
         self.tally.forks += 1
@@ -343,8 +365,14 @@ class Tree:
 
     def written(self) -> int:
         """Tokens of the whole text whose KV a replay computes: what ``trace(written_only=True)``
-        holds, counted without laying it out."""
+        holds, counted without laying it out, and paths that share."""
         return sum(self._kept(node) for node in self.nodes() if node.state is not State.QUEUED)
+
+    def _replayed(self, node: Node) -> bool:
+        """Whether a replay computes the node; paths that share are computed chunk by chunk."""
+        if self.share_every is not None:
+            return node.parent is None
+        return node.state is not State.QUEUED
 
     @staticmethod
     def _kept(node: Node) -> int:
@@ -355,7 +383,7 @@ class Tree:
         """The whole tree as one text in canonical order.
 
         Args:
-            written_only: leave out each node's pending tokens, and queued paths.
+            written_only: leave out each node's pending tokens, queued paths, and those that share.
 
         Returns:
             Its tokens, its tree of blocks (open blocks too), and where each open node's own
@@ -366,7 +394,7 @@ class Tree:
         ends: dict[Node, int] = {}
         blocks: dict[Node, list[Block]] = {}
         for node in self.nodes():
-            if written_only and node.state is State.QUEUED:
+            if written_only and not self._replayed(node):
                 continue
             starts[node] = start = len(tokens)
             own = node.tokens[: self._kept(node)] if written_only else node.tokens[:]

@@ -22,7 +22,7 @@ from sglang_multiverse.layout import LAYOUT_VERSION
 from sglang_multiverse.patches import arguments
 from sglang_multiverse.patches.hooks import Hook, PatchError, apply, problems
 from sglang_multiverse.patches.registry import every_hook
-from sglang_multiverse.patches.support import argument_problems, model_problems
+from sglang_multiverse.patches.support import argument_problems, model_problems, share_every
 from sglang_multiverse.tiny import MODEL_DIR
 
 
@@ -99,6 +99,7 @@ def scheduler_of(**changes: Any) -> SimpleNamespace:
         is_hybrid_ssm=False,
         is_generation=True,
         dllm_config=None,
+        server_args=SimpleNamespace(_multiverse={"options": {}}),
     )
     for part in (config, runner, scheduler):
         for name in changes.keys() & vars(part).keys():
@@ -124,7 +125,13 @@ def test_the_tiny_model_is_served() -> None:
         ({"is_generation": False}, "does not generate"),
         ({"dllm_config": object()}, "diffusion"),
         ({"hf_config": SimpleNamespace(multiverse={"layout": 0})}, "layout rule 0"),
-        ({"hf_config": SimpleNamespace(multiverse={"share_every": 16})}, "share_every=16"),
+        (
+            {
+                "hf_config": SimpleNamespace(multiverse={"share_every": 16}),
+                "server_args": SimpleNamespace(_multiverse={"options": {"share_every": None}}),
+            },
+            "share_every=16: pass --multiverse-share-every 16",
+        ),
         ({"decode_attention_backend_str": "fa4"}, "attention backend fa4"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -133,6 +140,20 @@ def test_what_a_loaded_model_shows_is_refused(changes: dict[str, Any], says: str
     (problem,) = model_problems(scheduler_of(**changes))
     assert says in problem
     assert ": " in problem
+
+
+def test_paths_share_as_the_server_says_or_else_as_the_weights_were_trained() -> None:
+    shares = {"hf_config": SimpleNamespace(multiverse={"share_every": 16})}
+    said = SimpleNamespace(_multiverse={"options": {"share_every": 16}})
+    assert model_problems(scheduler_of(**shares)) == []
+    assert share_every(scheduler_of(**shares)) == 16
+    assert model_problems(scheduler_of(**shares, server_args=said)) == []
+    assert share_every(scheduler_of(server_args=said)) == 16
+    assert share_every(scheduler_of()) is None
+    for flags, told in ((), False), (("--multiverse-share-every", "none"), True):
+        assert hasattr(parsed(*flags), "multiverse_share_every") == told
+    with pytest.raises(SystemExit, match=r"share_every=0 is no number"):
+        arguments.activate(server_args(), ["multiverse"], {"share_every": 0}, None)
 
 
 def parsed(*flags: str) -> argparse.Namespace:

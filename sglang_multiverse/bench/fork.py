@@ -32,10 +32,12 @@ _FOLLOW_UP = 16
 
 @dataclass(frozen=True)
 class Span:
-    """From one sample to another: forwards begun on the way, the last included, and seconds."""
+    """From one sample to another: forwards begun on the way, the last included, seconds, and CPU
+    seconds of the scheduler's thread, where they are known."""
 
     steps: int
     seconds: float
+    cpu: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,12 @@ def span(forwards: Sequence[Forward], first: int, last: int) -> Span:
     if first not in where or last not in where:
         raise BenchError(f"the log of forwards lacks the samples at {first} or {last}")
     begun, ended = where[first], where[last]
-    return Span(ended - begun, forwards[ended].at - forwards[begun].at)
+    first_one, last_one = forwards[begun], forwards[ended]
+    return Span(ended - begun, last_one.at - first_one.at, last_one.cpu - first_one.cpu)
 
 
-def fork_and_join(script: Script, forwards: Sequence[Forward]) -> tuple[Span, Span, float]:
-    """Of the script's first block: its fork, its join, and the median one-row step."""
+def fork_and_join(script: Script, forwards: Sequence[Forward]) -> tuple[Span, Span, Span]:
+    """Of the script's first block: its fork, its join, and the median one-row step before it."""
     block = script.trace.blocks[0]
     one = script.dialect
     closes = [path.close or path.end for path in block.paths]
@@ -71,11 +74,12 @@ def fork_and_join(script: Script, forwards: Sequence[Forward]) -> tuple[Span, Sp
     join = span(forwards, last, block.region_end + len(one.conclusion_seed))
     goal = block.region_start - len(one.goal_tail)
     alone = [
-        after.at - before.at
+        (after.at - before.at, after.cpu - before.cpu)
         for before, after in itertools.pairwise(forwards)
         if before.sampled[0][1] + 1 == after.sampled[0][1] < goal and after.rows == 1
     ]
-    return fork, join, statistics.median(alone)
+    seconds, cpu = zip(*alone, strict=True)
+    return fork, join, Span(1, statistics.median(seconds), statistics.median(cpu))
 
 
 def run(plan: Plan, model: Path, tell: Tell, *, way: str) -> dict[str, Any]:
@@ -145,7 +149,7 @@ class _Bench:
         turns = [self._second_turn(self.server, script) for _ in range(repeats)]
         plain_turns = [self._second_turn(self.stock, script) for _ in range(repeats)]
         return {
-            "decode_step_ms": 1000 * statistics.median(alone),
+            "decode_step": _shown(alone),
             "fork": _shown(forks),
             "join": _shown(joins),
             "retraction": _shown(replays),
@@ -198,11 +202,13 @@ class _Bench:
 
 def _shown(spans: Sequence[Span]) -> dict[str, Any]:
     times = spread([1000 * one.seconds for one in spans])
+    cpu = [1000 * one.cpu for one in spans if one.cpu is not None]
     return {
         "steps": statistics.median(one.steps for one in spans),
         "ms": times["median"],
         "low_ms": times["low"],
         "high_ms": times["high"],
+        "cpu_ms": statistics.median(cpu) if cpu else None,
     }
 
 

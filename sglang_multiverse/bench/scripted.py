@@ -67,7 +67,9 @@ class Scripted(CustomLogitProcessor):  # type: ignore[misc]
         index = logits.new_tensor(tokens, dtype=int).unsqueeze(1)
         logits.fill_(float("-inf")).scatter_(1, index, 0.0)
         if log is not None:
-            log.write(json.dumps([time.perf_counter(), len(tokens), sampled]) + "\n")
+            log.write(
+                json.dumps([time.perf_counter(), time.thread_time(), len(tokens), sampled]) + "\n"
+            )
             log.flush()
         return logits
 
@@ -123,12 +125,14 @@ class Forward:
 
     Attributes:
         at: when its tokens were about to be sampled, seconds on the machine's monotonic clock.
+        cpu: CPU seconds of the scheduler's thread so far; other work on the machine does not count.
         rows: scripted rows in it.
         sampled: ``(request's tag, offset in its script)`` of each logged row, offset -1 for a row
             that only writes KV.
     """
 
     at: float
+    cpu: float
     rows: int
     sampled: tuple[tuple[int, int], ...]
 
@@ -139,6 +143,6 @@ def read_log(path: Path) -> list[Forward]:
         return []
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        at, rows, sampled = json.loads(line)
-        found.append(Forward(at, rows, tuple((tag, offset) for tag, offset in sampled)))
+        at, cpu, rows, sampled = json.loads(line)
+        found.append(Forward(at, cpu, rows, tuple((tag, offset) for tag, offset in sampled)))
     return found

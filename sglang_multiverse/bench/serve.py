@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..server import Server
-from .forwards import StepCost, in_parallel, sequential, together
+from .forwards import StepCost, Work, in_parallel, sequential, together
 from .numbers import spread
 from .scripted import write_scripts
 from .servers import WAYS, serving
@@ -146,10 +146,11 @@ def run(plan: Plan, model: Path, tell: Tell) -> dict[str, Any]:
             watch = Stopwatch(servers["stock"], author, Path(folder), most_rows, tell)
             _warm(servers, author, Path(folder), tell)
             _measure(plan, found, ways, servers, texts, watch, tell)
-            cost = watch.cost()
+            cost, cpu = watch.cost(), watch.cost(cpu=True)
     return {
-        "rows": [_row(case, ways, *works[case.name], cost) for case in found],
+        "rows": [_row(case, ways, *works[case.name], cost, cpu) for case in found],
         "step_seconds": {str(rows): seconds for rows, seconds in cost.decode.items()},
+        "step_cpu_seconds": {str(rows): seconds for rows, seconds in cpu.decode.items()},
         "extend_token_seconds": cost.token,
         "kv_token_seconds": cost.kv,
         "stream": plan.stream,
@@ -194,7 +195,12 @@ def _measure(
 
 
 def _row(
-    case: Case, ways: Sequence[str], in_sequence: Any, forked: Any, cost: StepCost
+    case: Case,
+    ways: Sequence[str],
+    in_sequence: Sequence[Work],
+    forked: Sequence[Work],
+    cost: StepCost,
+    cpu: StepCost,
 ) -> dict[str, Any]:
     times = {way: [run.seconds for run in case.runs[way]] for way in ways}
     spreads = {way: spread(times[way]) for way in ways}
@@ -238,5 +244,10 @@ def _row(
             if way not in ("stock", "client")
         },
         "ideal": cost.total(in_sequence) / cost.total(forked),
+        "cpu_speedup_vs_stock": statistics.median(
+            a.cpu_seconds / b.cpu_seconds
+            for a, b in zip(case.runs["stock"], case.runs[ours], strict=True)
+        ),
+        "cpu_ideal": cpu.total(in_sequence) / cpu.total(forked),
         "modelled_seconds": {"stock": cost.total(in_sequence), "ideal": cost.total(forked)},
     }

@@ -22,6 +22,9 @@ _LONG = 1024
 _LONG_ROWS = 4
 _PREFILL = 256
 
+#: Seconds and CPU seconds.
+Gap = tuple[float, float]
+
 
 class Stopwatch:
     """Measures step times of one stock server, a sweep at a time, so that sweeps can be spread over
@@ -33,9 +36,9 @@ class Stopwatch:
         self.tell = tell
         self.rows = [rows for rows in ROWS if rows < most_rows]
         self.rows.append(next((rows for rows in ROWS if rows >= most_rows), most_rows))
-        self.decode: dict[int, list[float]] = {rows: [] for rows in self.rows}
-        self.long: list[float] = []
-        self.prefill: list[float] = []
+        self.decode: dict[int, list[Gap]] = {rows: [] for rows in self.rows}
+        self.long: list[Gap] = []
+        self.prefill: list[Gap] = []
         self.long_rows = max(rows for rows in self.rows if rows <= _LONG_ROWS)
         self._logs = itertools.count()
         short = [author.write(plain(_STEPS), s, prompt=_PROMPT) for s in range(self.rows[-1])]
@@ -53,23 +56,35 @@ class Stopwatch:
         for index in (first + self.long_rows, first + self.long_rows + 1):
             long = timed(self.server, self.texts, [index], Writer.whole)
             short = timed(self.server, self.texts, [0], _two_tokens)
-            self.prefill.append((long.seconds - short.seconds) / (_PREFILL - _PROMPT))
+            more = _PREFILL - _PROMPT
+            self.prefill.append(
+                (
+                    (long.seconds - short.seconds) / more,
+                    (long.cpu_seconds - short.cpu_seconds) / more,
+                )
+            )
 
-    def _gaps(self, indices: Sequence[int]) -> list[float]:
+    def _gaps(self, indices: Sequence[int]) -> list[Gap]:
         log = self.folder / f"steps-{next(self._logs)}.jsonl"
         timed(self.server, self.texts, list(indices), Writer.whole, log=log)
-        full = [forward.at for forward in read_log(log) if forward.rows == len(indices)]
+        full = [one for one in read_log(log) if one.rows == len(indices)]
         # Prefills are told from decode steps by their number: all rows together only once, first.
-        gaps = [after - before for before, after in itertools.pairwise(full)]
-        return gaps[2:]
+        return [
+            (after.at - before.at, after.cpu - before.cpu)
+            for before, after in itertools.pairwise(full)
+        ][2:]
 
-    def cost(self) -> StepCost:
-        """Medians over all sweeps."""
-        decode = {rows: statistics.median(gaps) for rows, gaps in self.decode.items()}
+    def cost(self, *, cpu: bool = False) -> StepCost:
+        """Medians over all sweeps, of seconds or of the scheduler's CPU seconds."""
+
+        def median(gaps: Sequence[Gap]) -> float:
+            return statistics.median(gap[cpu] for gap in gaps)
+
+        decode = {rows: median(gaps) for rows, gaps in self.decode.items()}
         per_row = _PROMPT + _STEPS / 2
         more = self.long_rows * (_LONG - _PROMPT)
-        kv = max(0.0, statistics.median(self.long) - decode[self.long_rows]) / more
-        return StepCost(decode, per_row, max(0.0, statistics.median(self.prefill)), kv)
+        kv = max(0.0, median(self.long) - decode[self.long_rows]) / more
+        return StepCost(decode, per_row, max(0.0, median(self.prefill)), kv)
 
 
 async def _two_tokens(writer: Writer, index: int) -> dict[str, object]:

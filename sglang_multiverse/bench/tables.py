@@ -34,7 +34,7 @@ def serve(result: dict[str, Any]) -> list[Table]:
     table.add_column("degree", justify="right")
     for name in _NAMES.values():
         table.add_column(name, justify="right")
-    for name in ("÷ stock", "÷ client", "ideal", "CPU s: stock", "ours"):
+    for name in ("÷ stock", "÷ client", "ideal", "CPU: ÷ stock", "ideal"):
         table.add_column(name, justify="right")
     for row in result["rows"]:
         table.add_row(
@@ -44,8 +44,8 @@ def serve(result: dict[str, Any]) -> list[Table]:
             f"{row['speedup_vs_stock']:.2f}×",
             _times(row["speedup_vs_client"]),
             f"{row['ideal']:.2f}×",
-            f"{row['cpu_seconds']['stock']:.1f}",
-            f"{row['cpu_seconds'][row['speedup_of']]:.1f}",
+            f"{row['cpu_speedup_vs_stock']:.2f}×",
+            f"{row['cpu_ideal']:.2f}×",
         )
     cost = Table(title="a decode step of stock SGLang here")
     cost.add_column("rows", justify="right")
@@ -67,21 +67,20 @@ def _seconds(row: dict[str, Any], way: str) -> str:
 
 
 def fork(result: dict[str, Any]) -> list[Table]:
-    table = Table(title=f"paths of {result['path_tokens']} tokens; steps and milliseconds")
+    table = Table(title=f"paths of {result['path_tokens']} tokens; steps: milliseconds (CPU)")
     table.add_column("")
     for row in result["rows"]:
         table.add_column(f"{row['paths']} paths", justify="right")
-    step = [f"1: {row['decode_step_ms']:.1f}" for row in result["rows"]]
-    table.add_row("a decode step of one row", *step)
-    for name in ("fork", "join", "retraction", "retraction_stock"):
+    for name in ("decode_step", "fork", "join", "retraction", "retraction_stock"):
         table.add_row(
             {
+                "decode_step": "a decode step of one row",
                 "fork": "fork",
                 "join": "join",
                 "retraction": "go on after a retraction",
                 "retraction_stock": "the same, stock, no forks",
             }[name],
-            *(f"{row[name]['steps']:g}: {row[name]['ms']:.1f}" for row in result["rows"]),
+            *(_span(row[name]) for row in result["rows"]),
         )
     for name, what in (
         ("second_turn", "second turn"),
@@ -89,6 +88,11 @@ def fork(result: dict[str, Any]) -> list[Table]:
     ):
         table.add_row(what, *(_turn(row[name]) for row in result["rows"]))
     return [table]
+
+
+def _span(one: dict[str, Any]) -> str:
+    cpu = "" if one["cpu_ms"] is None else f" ({one['cpu_ms']:.1f})"
+    return f"{one['steps']:g}: {one['ms']:.1f}{cpu}"
 
 
 def _turn(one: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from sglang.srt.configs.model_config import AttentionArch
 
 from ..layout import LAYOUT_VERSION
+from . import attention
 from .compatibility import ARGUMENTS, argument_problems, refusal, resolved_problems
 from .hooks import PatchError
 
@@ -77,9 +78,16 @@ def model_problems(scheduler: Any) -> list[str]:
             f"pass --multiverse-share-every {made_with}, or leave it out: then it is the weights'",
         ),
     ]
-    for backend in sorted(
-        {runner.prefill_attention_backend_str, runner.decode_attention_backend_str}
-    ):
+    backends = {runner.prefill_attention_backend_str, runner.decode_attention_backend_str}
+    unserved.append(
+        (
+            len(backends) > 1 and attention.NAME in backends,
+            f"attention backends {' and '.join(sorted(backends))} together",
+            # SGLang's wrapper of two does not ask ours which forwards a CUDA graph can hold.
+            f"pass --attention-backend {attention.NAME} alone",
+        )
+    )
+    for backend in sorted(backends):
         unserved.append(
             (
                 backend not in ATTENTION_BACKENDS,

@@ -133,6 +133,10 @@ def test_the_tiny_model_is_served() -> None:
             "share_every=16: pass --multiverse-share-every 16",
         ),
         ({"decode_attention_backend_str": "fa4"}, "attention backend fa4"),
+        (
+            {"prefill_attention_backend_str": "multiverse"},
+            "attention backends multiverse and torch_native together",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -89,6 +89,16 @@ def test_a_block_of_equal_paths_takes_a_forward_for_its_fork_and_one_for_its_joi
     assert [work.rows for work in works] == [1] * before + [3] * 11 + [4] + [1] * (after - 1)
 
 
+def test_a_join_waits_for_the_longest_path_wherever_it_stands() -> None:
+    def forwards(*lengths: int) -> int:
+        paths = tuple(plain(length) for length in lengths)
+        shape = Shape((2, Fork((1,) * len(paths), paths, 2), 2))
+        return len(in_parallel(AUTHOR.write(shape, 0)))
+
+    assert forwards(9, 2, 4) == forwards(2, 4, 9) == forwards(9, 9, 9)
+    assert forwards(9, 2, 4) == forwards(2, 4, 2) + 5
+
+
 def test_without_a_fork_both_plans_are_the_same() -> None:
     script = AUTHOR.write(plain(9), 1, prompt=4)
     assert in_parallel(script) == sequential(script)

@@ -184,11 +184,12 @@ def _measure(
     watch.sweep()
     for repeat in range(plan.repeats):
         for case in found:
-            tell(f"{case.name}, run {repeat + 1} of {plan.repeats} …")
             turn = repeat % len(ways)
             for way in (*ways[turn:], *ways[:turn]):
                 run = timed(servers[way], texts, case.indices, _HOW[way], stream=plan.stream)
                 case.runs[way].append(run)
+            told = (f"{way} {case.runs[way][-1].seconds:.2f} s" for way in ways)
+            tell(f"{case.name}, run {repeat + 1} of {plan.repeats}: {', '.join(told)}")
         if repeat + 1 in sweeps_after:
             tell("step times of stock SGLang again …")
             watch.sweep()

@@ -100,7 +100,7 @@ def serve(
         str, typer.Option(help="Degrees of parallelism, 1.0 to 6.")
     ] = "1.0,1.3,1.5,2,3,4",
     batches: Annotated[str, typer.Option(help="Texts at once.")] = "1,8",
-    path_tokens: Annotated[int, typer.Option(min=10, help="Tokens of a path.")] = 100,
+    path_tokens: Annotated[int, typer.Option(min=10, help="Tokens of a path.")] = 60,
     long: Annotated[
         str, typer.Option(help="Further texts, alone: `DEGREE:PATH_TOKENS`, several with commas.")
     ] = "2:500",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sglang_multiverse.dialect import Dialect
+from sglang_multiverse.dialect import Dialect, Tag
 from sglang_multiverse.layout import Layout, layout
 from sglang_multiverse.sequencer import Limits
 from sglang_multiverse.structure import parse
@@ -71,10 +71,17 @@ def logprobs(model: Any, ids: list[int], laid: Layout) -> torch.Tensor:
     return logits[0].log_softmax(-1)
 
 
-def gap(model: Any, ids: list[int], laid: Layout, dialect: Dialect, record: Path):
+def gap(
+    model: Any,
+    ids: list[int],
+    laid: Layout,
+    dialect: Dialect,
+    record: Path,
+    limits: Limits = FLAT,
+) -> tuple[float, int]:
     """Greatest difference between recorded rows and the trainer's, and how many rows there are."""
     expected = logprobs(model, ids, laid)
-    trace = parse(ids, dialect, limits=FLAT)
+    trace = parse(ids, dialect, limits=limits)
     where = starts(trace)
     # With overlap a row is computed in vain when the path pauses or has ended: the last one counts,
     # and none after an end.
@@ -135,6 +142,44 @@ def test_every_row_is_the_trainers(
     assert rows > 1500
     assert worst <= TOLERANCE
     assert apart > 100 * TOLERANCE
+    client.assert_sound()
+
+
+def test_whatever_a_model_may_emit(
+    client: Client, texts: Texts, dialect: Dialect, random_model: Any, tmp_path: Path
+) -> None:
+    """Tags in any order, ends of text inside paths, thoughts closed too early, length limits."""
+    limits = Limits(max_branches=3, max_depth=1)
+    outline = [dialect[Tag.OUTLINE], texts.words[0], dialect[Tag.END_OUTLINE]]
+    opening = [dialect[Tag.PARALLEL], dialect[Tag.GOAL], *outline, *outline, dialect[Tag.END_GOAL]]
+    soup = {
+        "opening": opening,
+        "tags": list(dialect.tag_ids),
+        "closers": 2 * [dialect[Tag.END_PATH]],
+        "words": texts.words[:12],
+        "eos": texts.eos,
+        "multiverse": {"max_branches": 3},
+    }
+
+    def emit(seed: int) -> list[int]:
+        prompt = texts.words[seed : seed + 5]
+        params = {**soup, "soup": seed, "record": str(tmp_path / str(seed))}
+        answer = client.force(prompt, params, max_new_tokens=60 + 9 * seed)
+        return [*prompt, *answer["output_ids"]]
+
+    written = client.at_once((lambda s=seed: emit(s)) for seed in range(40))
+    worst, rows, blocks = 0.0, 0, 0
+    for seed, ids in enumerate(written):
+        trace = parse(ids, dialect, limits=limits)
+        if any(not block.joined for block in trace.blocks):
+            continue  # cut inside a block, and with it what its tokens saw
+        laid = layout(ids, dialect, limits=limits, share_every=EVERY)
+        difference, count = gap(random_model, ids, laid, dialect, tmp_path / str(seed), limits)
+        worst, rows, blocks = max(worst, difference), rows + count, blocks + len(trace.blocks)
+    print(f"\nsharing, soup: {blocks} blocks, {rows} rows, max |Δ logprob| {worst:.2e}")
+    assert blocks >= 10
+    assert rows > 500
+    assert worst <= TOLERANCE
     client.assert_sound()
 
 

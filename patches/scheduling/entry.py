@@ -5,16 +5,26 @@ Reads ``Req`` as SGLang's tokenizer process filled it. Verified on SGLang 0.5.23
 
 from __future__ import annotations
 
+import weakref
 from array import array
 from dataclasses import replace
+from typing import Any
 
 from sglang.srt.managers.schedule_batch import Req
 
 from ...dialect import Dialect
-from ...engine.options import EngineOptions
-from ...engine.tree import PromptError, Tree
+from ...engine.options import EngineOptions, OptionError
+from ...engine.tree import Outcome, PromptError, State, Tree
+from ...layout import segments
 from ...structure import tag_offsets
 from ...turns import Spans
+from ..answers.thought_grammar import forks
+from ..reporting.metrics import Observer
+from ..rows.branch import Branch, Scratch, branch_of
+from .endings import fail_at_door
+from .pressure import arrival
+from .priority import standing
+from .values import unusable
 
 NOTHING = "max_new_tokens 0"
 
@@ -98,3 +108,111 @@ def plant(
             "as words"
         )
     return tree
+
+
+class Entrance:
+    """Requests that enter, mixed into the coordinator: its state, and what it offers."""
+
+    scheduler: Any
+    dialect: Dialect
+    options: EngineOptions
+    observer: Observer
+    by_segments: bool
+    keyed: bool
+    trees: list[Branch]
+    replays: list[Branch]
+    #: Rows of stock code whose prompt holds blocks. They may end without a word.
+    _laid_out: weakref.WeakSet[Branch]
+    _arrivals: int
+    contained: Any
+    retract: Any
+    _keep: Any
+
+    def admit(self, req: Req) -> bool:
+        """Prepare ``req`` for fork and join; True when the coordinator keeps it from the queue."""
+        if isinstance(req.__dict__.get("multiverse"), Scratch):
+            return True  # stock code retracted a row that only wrote KV: nothing is left to do
+        branch = branch_of(req)
+        if branch is not None:
+            if not branch.tree.forked:
+                return False
+            # A stock retraction of one row of a tree: the tree goes as a whole.
+            with self.contained(branch.root):
+                self.retract(branch.root)
+            return True
+        if not hasattr(req, "multiverse_arrival"):
+            self._arrivals += 1
+            req.multiverse_arrival = (standing(self.scheduler, req), self._arrivals)
+        wrong = unusable(req, self.scheduler.model_config.vocab_size)
+        if wrong is not None:
+            return self._refuse(req, wrong)
+        if req.finished() or req.to_finish is not None:
+            return False
+        try:
+            return self._admit_new(req)
+        except OptionError as error:
+            return self._refuse(req, str(error))
+        except PromptError as error:
+            self.observer.malformed("refused_prompt")
+            return self._refuse(req, str(error))
+        except Exception as error:
+            self.observer.malformed("contained_error")
+            self.replays = [root for root in self.replays if root.req is not req]
+            self.trees = [root for root in self.trees if root.req is not req]
+            fail_at_door(req, error)
+        return False
+
+    def _refuse(self, req: Req, why: str) -> bool:
+        """Answer with HTTP 400 at the door, before any forward; True: the queue never sees it."""
+        if req.to_finish is None:
+            req.set_finish_with_abort(why)
+        self.scheduler.retire_unadmitted_request(req)
+        return True
+
+    def _admit_new(self, req: Req) -> bool:
+        tree = plant(
+            req,
+            self.dialect,
+            self.options,
+            grammar_waits=forks(req.grammar),
+            by_segments=self.by_segments,
+        )
+        if tree is None:
+            return False
+        if tree.begin() is Outcome.LENGTH:
+            raise PromptError(
+                f"max_new_tokens {req.sampling_params.max_new_tokens} has no room for the paths of "
+                "the goal that ends the prompt; raise it"
+            )
+        branch = Branch(tree, tree.root, req=req)
+        branch.cacheable = self.keyed and not req.skip_radix_cache_insert
+        tree.root.handle = branch
+        req.multiverse = branch
+        self.observer.admitted()
+        if not tree.structured_prompt:
+            return False
+        if tree.begins_forked or not self.by_segments:
+            return self._enter_replay(branch)
+        branch.lay_out(segments(tree.trace()[1]))
+        req.skip_radix_cache_insert = not branch.cacheable
+        self._laid_out.add(branch)
+        return False
+
+    def _enter_replay(self, branch: Branch) -> bool:
+        """Keep a request whose prompt is laid out by a replay; True: it never meets the queue."""
+        scheduler, req, root = self.scheduler, branch.req, branch.tree.root
+        assert req is not None
+        if not scheduler._set_or_validate_priority(req) or scheduler._abort_on_queued_limit(req):
+            scheduler._release_aborted_request(req)
+            return True
+        if branch.tree.begins_forked:
+            self.observer.forked(branch)
+        else:
+            root.state = State.RESUMING
+            root.pending = 1
+        self._keep(branch)
+        self.replays.append(branch)
+        self.replays.sort(key=arrival)
+        req.skip_radix_cache_insert = True
+        req.time_stats.set_wait_queue_entry_time()
+        return True

@@ -250,8 +250,15 @@ class Coordinator(Entrance, Pressure, Sharing, Endings):
 
         Returns:
             Whether the coordinator decides this step, and the batch. ``(True, None)`` keeps new
-            prompts out while rows wait for memory; the running batch decodes on.
+            prompts out while rows, or a prompt in the middle of its prefill, wait for memory; the
+            running batch decodes on.
         """
+        decided, batch = self._rows_to_launch(running_batch)
+        if decided or not self._chunk_starves(running_batch):
+            return decided, batch
+        return self._make_room_for_chunk(running_batch), None
+
+    def _rows_to_launch(self, running_batch: ScheduleBatch) -> tuple[bool, ScheduleBatch | None]:
         if self.replays and self._held_back(len(running_batch.reqs)):
             if outranked(self.scheduler, self.replays[0]):
                 return False, None

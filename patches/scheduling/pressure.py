@@ -39,6 +39,7 @@ class Pressure:
     replaying: Replay | None
     by_segments: bool
     _stopped: list[Branch]
+    contained: Any
 
     def retract(self, root: Branch) -> None:
         """Take all KV of a tree away; it is computed anew, exactly, when there is room."""
@@ -72,7 +73,9 @@ class Pressure:
         Returns what ``ScheduleBatch.retract_decode`` does, or None when no tree is alive.
         """
         trees = [root for root in self.trees if root not in self.replays]
-        if not trees:
+        # A prompt in the middle of its prefill holds KV too, and no row: it goes on, others wait.
+        chunked = self.scheduler.chunked_req is not None
+        if not trees and not chunked:
             return None
         retracted: list[Req] = []
         aborted: list[Req] = []
@@ -81,7 +84,7 @@ class Pressure:
         kept = list(range(len(batch.reqs)))
         first = True
         while first or not batch.check_decode_mem(selected_indices=kept):
-            if len(units) <= 1:
+            if len(units) <= (0 if chunked else 1):
                 break
             first = False
             youngest = units.pop()
@@ -125,6 +128,31 @@ class Pressure:
             self.retract(others[-1])
         else:
             self._tear_down(head, out_of_memory())
+
+    def _chunk_starves(self, running_batch: ScheduleBatch) -> bool:
+        """Whether the next chunk of the prompt that is being computed would find no memory. Stock
+        code launches it all the same: what was there when the prompt was let in may have gone to
+        forks, joins and, in mixed chunks, to decoding."""
+        scheduler = self.scheduler
+        req = scheduler.chunked_req
+        if req is None:
+            return False
+        left = len(req.full_untruncated_fill_ids) - req.extend_end
+        need = min(left, scheduler.chunked_prefill_size)
+        if scheduler.is_mixed_chunk:
+            need += len(running_batch.reqs)
+        return bool(need > self.pool.free_tokens)
+
+    def _make_room_for_chunk(self, running_batch: ScheduleBatch) -> bool:
+        """Wait for what runs to free memory, or take it; False when nobody else has any."""
+        last = self.scheduler.last_batch
+        if running_batch.is_empty() and (last is None or last.is_empty()):
+            holders = [root for root in self.trees if root not in self.replays]
+            if not holders:
+                return False
+            with self.contained(holders[-1]):
+                self.retract(holders[-1])
+        return True
 
     def _stuck(self, running_batch: ScheduleBatch) -> bool:
         """Whether nothing else will run that could free rows or memory."""

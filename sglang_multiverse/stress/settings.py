@@ -60,6 +60,8 @@ def setting(seed: int, number: int) -> Setting:
             flags.append(f"{name}={rng.choice(values)}")
     if rng.random() < 0.2:
         flags.append("--disable-radix-cache")
+    if rng.random() < 0.3:
+        flags += ["--enable-mixed-chunk", "--chunked-prefill-size=32"]
     if rng.random() < 0.5:
         flags.append("--attention-backend=multiverse")
     return Setting(tuple(flags))

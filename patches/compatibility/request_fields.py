@@ -170,7 +170,7 @@ REQUESTS = (
     Fields(
         WORKS,
         "prefix cache: names and hints",
-        "the part computed before the first fork is kept under the same key",
+        "a forked answer is kept under the same key",
         generate="extra_key cache_salt kv_hints",
         completions="extra_key cache_salt",
         chat="extra_key cache_salt",

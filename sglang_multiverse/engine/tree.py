@@ -117,9 +117,11 @@ class Tree:
         trace = parse(root.tokens, self.dialect, limits=self.prompt_limits, spans=self.spans)
         if any(not block.joined for block in trace.blocks):
             raise PromptError(
-                "the prompt ends inside a parallel block; finish the block up to its "
-                f"{self.dialect.spec[Tag.CONCLUSION]}, or cut the prompt after its "
-                f"{self.dialect.spec[Tag.END_GOAL]}: there it forks"
+                "the prompt breaks off inside a parallel block, the one at token "
+                f"{next(b.start for b in trace.blocks if not b.joined)}; finish the block up to "
+                f"its {self.dialect.spec[Tag.CONCLUSION]}, cut the prompt after its "
+                f"{self.dialect.spec[Tag.END_GOAL]}: there it forks, or set "
+                'custom_params.multiverse.structure to "none" to have tags read as words'
             )
         # Only what stands after the last block can still open one.
         resume = max((block.region_end for block in trace.blocks), default=0)

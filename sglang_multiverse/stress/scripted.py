@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from ..engine.tree import Node
 
 
-#: Limits of the answer, and up to where in the text which others hold.
-Bounds = tuple[Limits, tuple[int, Limits]]
+#: Limits of the answer; up to where in the text which others hold; where tags are structure.
+Bounds = tuple[Limits, tuple[int, Limits], tuple[tuple[int, int], ...]]
+_END = 1 << 62
 
 
 class Forced(CustomLogitProcessor):  # type: ignore[misc]
@@ -54,7 +55,8 @@ class Forced(CustomLogitProcessor):  # type: ignore[misc]
                 # With overlap the newest token is not in node.tokens yet; the row's length is.
                 key, own = key_of(mark.node), request.kv.kv_committed_len - mark.node.base
                 tree = mark.tree
-                bounds = tree.limits, (tree.prompt_len, tree.prompt_limits)
+                spans = (*map(tuple, tree.spans), (tree.prompt_len, _END))
+                bounds = tree.limits, (tree.prompt_len, tree.prompt_limits), spans
             allowed = self.choose(params, key, own, bounds)
             if "record" in params:
                 with open(params["record"], "ab") as file:
@@ -76,7 +78,7 @@ class Forced(CustomLogitProcessor):  # type: ignore[misc]
         script = params["script"]
         at = own
         if key:
-            at += _starts(tuple(script), *(bounds or (UNLIMITED, None))).get(key, len(script))
+            at += _starts(tuple(script), *(bounds or (UNLIMITED, None, None))).get(key, len(script))
         if at < len(script):
             return [script[at]]
         return params["words"] if "then" in params else [params["eos"]]
@@ -84,13 +86,17 @@ class Forced(CustomLogitProcessor):  # type: ignore[misc]
 
 @functools.cache
 def _starts(
-    script: tuple[int, ...], limits: Limits, earlier: tuple[int, Limits] | None
+    script: tuple[int, ...],
+    limits: Limits,
+    earlier: tuple[int, Limits] | None,
+    spans: tuple[tuple[int, int], ...] | None,
 ) -> dict[str, int]:
     from ..patches.active import coordinator
 
     active = coordinator()
     assert active is not None
-    return starts(parse(script, active.dialect, limits=limits, earlier=earlier))
+    where = None if spans is None else list(spans)
+    return starts(parse(script, active.dialect, limits=limits, earlier=earlier, spans=where))
 
 
 _WINDOW = 12

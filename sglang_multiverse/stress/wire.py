@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -131,9 +131,10 @@ class Wire:
             call.method, call.path, content=content, headers=headers
         ) as response:
             answer.status = response.status_code
-            if not call.stream or not response.headers.get("content-type", "").startswith(
-                "text/event-stream"
-            ):
+            events = response.headers.get("content-type", "").startswith("text/event-stream")
+            if events and not call.stream:  # a spoilt body may ask for a stream unknown to us
+                answer.call = call = replace(call, stream=True)
+            if not events:
                 answer.text = (await response.aread()).decode("utf-8", "replace")
                 return
             async for line in response.aiter_lines():

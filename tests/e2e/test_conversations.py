@@ -120,6 +120,16 @@ def test_a_causal_request_never_reads_structured_kv(
     assert abs(value - float(expected[token])) <= TOLERANCE
 
 
+def test_an_answer_forks_behind_blocks_that_are_words(overlap: Client, texts: Texts) -> None:
+    """A raw prompt has no assistant turns, so its tags are words; the answer's are structure."""
+    before, _ = texts.make(31, depth=2)
+    new, prompt_len = texts.make(32, depth=2)
+    script = [*before, *new]
+    answer = overlap.force(script[: len(before) + prompt_len], {"script": script, "eos": texts.eos})
+    assert answer["output_ids"] == [*new[prompt_len:], texts.eos]
+    assert answer["meta_info"]["multiverse_forks"] > 0
+
+
 def test_one_question_asked_again_after_a_limited_one(
     every: Client, texts: Texts, dialect: Dialect, random_model: Any, tmp_path: Path
 ) -> None:

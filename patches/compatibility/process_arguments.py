@@ -259,7 +259,8 @@ PROCESS_ARGUMENTS = (
         enable_forward_pass_metrics forward_pass_metrics_worker_id forward_pass_metrics_ipc_name
         enable_trace trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file
         export_metrics_to_file_dir stat_loggers enable_layerwise_nvtx_marker""",
-        why="they read; SGLang's own counts of running requests count rows",
+        why="they read; SGLang's own counts of running requests count rows. With "
+        "--kv-events-config forked answers stay out of the prefix cache",
     ),
     Arguments(
         WORKS,

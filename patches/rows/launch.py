@@ -3,7 +3,8 @@
 One extend batch may hold rows that read slots which other rows of the same batch write, because
 the attention backend saves K and V before it attends. So a fork (the end of the goal and every
 seed) is one forward, a join (the ends of the paths and the conclusion's seed) another, and a whole
-text with finished blocks is a list of ordinary causal rows, one per segment.
+text with finished blocks is a list of ordinary causal rows, one per segment; over the
+``multiverse`` attention backend one row.
 
 Touches ``ScheduleBatch.init_new`` and ``prepare_for_extend``, which the prefill scheduler calls the
 same way. Verified on SGLang 0.5.23.

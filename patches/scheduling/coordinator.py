@@ -3,7 +3,7 @@
 It is called at five points of the scheduler's loop (the hooks stand in ``scheduler.py`` and
 ``batch.py``): :meth:`admit` when a request enters, :meth:`commit` for every sampled token,
 :meth:`settle` before a batch is chosen, :meth:`next_batch` when one may be a fork, a join or a
-replay, and :meth:`retract` when memory runs out.
+replay, and :meth:`relieve` when memory runs out.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Coordinator(Entrance, Pressure, Sharing, Endings):
     """Fork, join and replay for the requests of one scheduler.
 
     Attributes:
-        trees: requests whose KV was made under a structured layout, in order of arrival.
+        trees: requests that have forked or whose prompt is replayed, in order of arrival.
         queue: rows waiting to be launched, in dependency order.
-        replays: trees without KV (retracted, or a prompt with finished blocks), by arrival.
+        replays: trees without KV (retracted, or new with a prompt to replay), by arrival.
         by_segments: the attention backend computes a text with finished blocks in one row.
         cascades: siblings may read the prefix they share once per decode step.
         keyed: the prefix cache can hold KV that is not causal.

@@ -1,8 +1,9 @@
 """When memory runs out: whole trees are retracted, and computed anew from their text.
 
 The part of the coordinator that takes KV away and brings it back. A replay lays the whole tree out
-as segments, each an ordinary causal row (``rows.py``), so the KV is what it was. Verified on SGLang
-0.5.23.
+as segments, each an ordinary causal row (``rows/launch.py``) or, where the attention backend knows
+segments, all in one row, so the KV is what it was. A prompt in the middle of its prefill waits.
+Verified on SGLang 0.5.23.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Pressure:
     def relieve(self, batch: ScheduleBatch) -> tuple[list[Req], float, list[Req]] | None:
         """Make memory for a decode step by retracting the youngest requests, trees as wholes.
 
-        Returns what ``ScheduleBatch.retract_decode`` does, or None when no tree is alive.
+        Returns what ``ScheduleBatch.retract_decode`` does, or None to leave it to stock code: no
+        tree holds KV, and no prompt is in the middle of its prefill.
         """
         trees = [root for root in self.trees if root not in self.replays]
         # A prompt in the middle of its prefill holds KV too, and no row: it goes on, others wait.

@@ -1,4 +1,5 @@
-"""Hooks on the scheduler: the coordinator's five entry points and what must know of its trees.
+"""Hooks on the scheduler: three of the coordinator's five entry points (the others are in
+``batch.py``) and what must know of its trees.
 
 Targets: ``Scheduler.init_batch_result_processor`` (the last set-up step with tokenizer, pools and
 prefix cache in place), ``get_next_batch_to_run``, ``get_new_batch_prefill``,

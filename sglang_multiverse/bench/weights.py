@@ -1,7 +1,7 @@
 """Random weights of a size whose forward pass costs what one costs, made once and kept.
 
-The text is decided by a script (:mod:`.script`), so the weights need to be right in size alone. The
-tokenizer is the tiny model's, with the twelve tags.
+The text is decided by a script (:mod:`.scripted`), so the weights need to be right in size alone.
+The tokenizer is the tiny model's, with the twelve tags.
 """
 
 from __future__ import annotations

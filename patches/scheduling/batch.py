@@ -64,7 +64,7 @@ def _filter(
 def _retract(original: Any, batch: Any) -> Any:
     active = coordinator()
     relieved = None
-    if active is not None and active.trees:
+    if active is not None:
         try:
             relieved = active.relieve(batch)
         except Exception as error:

@@ -71,3 +71,50 @@ def test_without_such_a_prompt_nothing_changes() -> None:
     active = coordinator_of(free=0)
     active.scheduler.chunked_req = None
     assert active.next_batch(active.scheduler.running_batch) == (False, None)
+
+
+class Batch:
+    """Rows that decode, with memory for ``room`` of them."""
+
+    def __init__(self, names: str, room: int):
+        self.reqs = [request(name, i) for i, name in enumerate(names)]
+        self.room = room
+        self.released: list[str] = []
+
+    def check_decode_mem(self, selected_indices: list[int]) -> bool:
+        return len(selected_indices) <= self.room
+
+    def release_req(self, index: int, left: int, **_: Any) -> None:
+        self.released.append(self.reqs[index].rid)
+
+    def filter_batch(self, keep_indices: list[int]) -> None:
+        self.reqs = [self.reqs[i] for i in keep_indices]
+
+
+def request(name: str, arrived: int) -> Any:
+    return SimpleNamespace(
+        rid=name, multiverse_arrival=(0, arrived), beam_group=None, to_finish=None
+    )
+
+
+@pytest.mark.parametrize(("room", "retracted"), [(2, "c"), (1, "cb"), (0, "cba")])
+def test_rows_give_way_to_a_prompt_in_its_prefill_and_none_is_aborted(
+    room: int, retracted: str
+) -> None:
+    """It holds memory that no row can be made to give back."""
+    active = coordinator_of(free=0)
+    tracker = SimpleNamespace(estimate_new_token_ratio_after_retract=lambda reqs: 0.5)
+    active.scheduler.new_token_ratio_tracker = tracker
+    batch = Batch("abc", room)
+    found = active.relieve(batch)
+    assert found is not None
+    assert [req.rid for req in found[0]] == list(retracted)
+    assert batch.released == list(retracted)
+    assert found[2] == []
+    assert [req.rid for req in batch.reqs] == list("abc")[:room]
+
+
+def test_without_trees_or_such_a_prompt_stock_code_retracts() -> None:
+    active = coordinator_of(free=0)
+    active.scheduler.chunked_req = None
+    assert active.relieve(Batch("abc", 1)) is None

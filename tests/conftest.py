@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+# Threads that wait for one another by spinning slow small tensors down tenfold on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine makes any example slow, and none wrong.
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")

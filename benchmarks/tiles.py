@@ -16,19 +16,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "gpu"))
 
-from cases import Shape, row
+from cases import EXTENDS, row
 
 from sglang_multiverse.attention.plan import Extend, ExtendPlan, plan
 
 GROUP, ROWS, KEYS = 5, 128, 64
-
-SHAPES = (
-    Shape(8192, 8, 3, 0.35),
-    Shape(8192, 64, 4, 0.5),
-    Shape(16384, 8, 4, 0.8),
-    Shape(32768, 8, 4, 0.8, nested=True),
-    Shape(32768, 64, 4, 0.5),
-)
 
 
 def tiles(made: ExtendPlan, *, causal: bool = True) -> int:
@@ -43,7 +35,7 @@ def tiles(made: ExtendPlan, *, causal: bool = True) -> int:
 def main() -> None:
     print("| text | runs | runs / causal | mask / causal | mask, MiB: as bytes, as bits |")
     print("|---|---|---|---|---|")
-    for shape in SHAPES:
+    for shape in EXTENDS:
         made = plan([row(shape).extend])
         whole = plan([Extend(0, shape.tokens)])
         causal = tiles(whole)

@@ -11,9 +11,9 @@ from typing import Any
 
 from sglang.srt.plugins.hook_registry import HookType
 
+from ..attention.registry import NAME
 from .hooks import Hook
 
-NAME = "multiverse"
 _FIELDS = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
 
 

@@ -58,6 +58,16 @@ class Shape:
         return Trace(self.tokens, blocks)
 
 
+#: Texts whose extends are measured, as tiles and as times.
+EXTENDS = (
+    Shape(8192, 8, 3, 0.35),
+    Shape(8192, 64, 4, 0.5),
+    Shape(16384, 8, 4, 0.8),
+    Shape(32768, 8, 4, 0.8, nested=True),
+    Shape(32768, 64, 4, 0.5),
+)
+
+
 def tiles(start: int, end: int, count: int) -> list[Path]:
     """``count`` paths over ``[start, end)``."""
     edges = np.linspace(start, end, count + 1).astype(int).tolist()

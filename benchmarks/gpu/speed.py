@@ -12,7 +12,7 @@ import importlib.util
 from typing import Any
 
 import torch
-from cases import ROOT, Pool, Row, Shape, noise, plain_row, pool, row
+from cases import EXTENDS, ROOT, Pool, Row, Shape, noise, plain_row, pool, row
 from numerics import DecodeMode, cumulative, model, plan_decode
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from wrappers import Kernels, arguments, machine, report
@@ -28,13 +28,6 @@ HEADS, DIM = (40, 8), 128
 #: Tokens that each path has written of its own, for decode.
 OWN = 512
 
-EXTENDS = (
-    Shape(8192, 8, 3, 0.35),
-    Shape(8192, 64, 4, 0.5),
-    Shape(16384, 8, 4, 0.8),
-    Shape(32768, 8, 4, 0.8, nested=True),
-    Shape(32768, 64, 4, 0.5),
-)
 #: Prefix in tokens, siblings of a group, groups.
 DECODES = (
     *((2048, n, 1) for n in (2, 4, 8)),

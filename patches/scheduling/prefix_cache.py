@@ -70,7 +70,7 @@ def _key(
     original: Any, tree_cache: Any, req: Any, token_ids: Any, max_prefix_len: int | None = None
 ) -> Any:
     branch = branch_of(req)
-    if branch is not None and branch.layout is not None:
+    if branch is not None:
         token_ids = branch.key(token_ids)
     return original(tree_cache, req, token_ids, max_prefix_len)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,33 @@ class Client:
     def use(self, folder: Path) -> None:
         """Serve the weights of ``folder``; the model's shape stays."""
         if folder != self._weights:
-            self.used_tokens()  # the answer comes a step before the scheduler is idle
-            time.sleep(0.5)
+            self.forget()  # an update's own flush does not wait for the scheduler to be idle
             body = {"model_path": str(folder), "flush_cache": True}
             done = self.server.request("/update_weights_from_disk", body)
             assert done["success"], done
             self._weights = folder
 
     def forget(self) -> None:
-        """Empty the prefix cache: a prompt computed from a cached prefix rounds otherwise."""
-        self.used_tokens()
-        time.sleep(0.5)
-        self.server.request("/flush_cache", {}, raw=True)
+        """Empty the prefix cache: a prompt computed from a cached prefix rounds otherwise.
+
+        An answer comes before the scheduler is idle, so the flush waits for that.
+        """
+        self.server.request("/flush_cache?timeout=30", {}, raw=True)
+
+    @contextlib.contextmanager
+    def paused(self, mode: str) -> Iterator[None]:
+        """Generation paused; it goes on however the block ends, for the tests that come after."""
+        self.server.request("/pause_generation", {"mode": mode}, raw=True)
+        try:
+            yield
+        finally:
+            self.server.request("/continue_generation", {}, raw=True)
+
+    def restart(self) -> None:
+        """Start again from nothing, with the weights it was started with."""
+        self.server.stop()
+        self.server.__enter__()
+        self._weights = None
 
     def generate(
         self, input_ids: Sequence[int] | None = None, *, text: str | None = None, **body: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ CHECKS = {
     "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
 }
 FLAGS = [*settings.FLAGS]
+#: Set on a test that failed.
+FAILED = pytest.StashKey[bool]()
 #: Fixtures that are servers.
 SERVERS = {"server", "overlap", "tight", "segmented", "every", "stock", "bare"}
 
@@ -87,13 +89,31 @@ def random_model(random_weights: Path) -> Any:
     return _trainer_model(random_weights)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, Any]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
 @pytest.fixture(autouse=True)
-def weights(request: pytest.FixtureRequest) -> None:
-    """Put the weights a module is marked with into the servers its tests use."""
+def weights(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Put the weights a module is marked with into the servers its tests use.
+
+    A test that fails may leave a server paused, busy or dead: the next one gets it started anew, so
+    that one failure is reported as one.
+    """
     name = request.node.get_closest_marker("weights").args[0]
     folder = MODEL_DIR if name == "tiny" else request.getfixturevalue("random_weights")
-    for fixture in SERVERS & set(request.fixturenames):
-        request.getfixturevalue(fixture).use(folder)
+    clients = [request.getfixturevalue(one) for one in SERVERS & set(request.fixturenames)]
+    for client in clients:
+        client.use(folder)
+    yield
+    if request.node.stash.get(FAILED, False):
+        for client in clients:
+            print(f"restarted after a failure; its last words:\n{client.server.last_words(40)}")
+            client.restart()
 
 
 def _serve(plugin: bool, *flags: str, **env: str) -> Iterator[Client]:

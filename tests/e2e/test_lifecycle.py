@@ -135,15 +135,21 @@ class Crowd:
         return read_rows(str(path)) if path.exists() else []
 
     def wait_for_rows(self, least: int) -> None:
+        """Until all of the crowd run, and ``least`` rows have been computed for them.
+
+        A request that comes while generation is paused is held until it goes on.
+        """
         for _ in range(1200):
-            if sum(len(self.rows(seed)) for seed in self.seeds) >= least:
+            rows = [len(self.rows(seed)) for seed in self.seeds]
+            if all(rows) and sum(rows) >= least:
                 return
             time.sleep(0.05)
         raise AssertionError("the crowd does not get going")
 
     def finish(self) -> None:
+        deadline = time.monotonic() + 300
         for thread in self._threads:
-            thread.join(300)
+            thread.join(max(0.0, deadline - time.monotonic()))
         assert len(self.answers) == len(self.seeds)
 
 
@@ -181,12 +187,9 @@ def test_retracted_trees_go_on_with_the_new_weights_alone(
     server.generate(probe, max_new_tokens=2)
     crowd = Crowd(server, texts, tmp_path, range(300, 312))
     crowd.wait_for_rows(150)
-    server.server.request("/pause_generation", {"mode": "retract"}, raw=True)
-    try:
+    with server.paused("retract"):
         update(server, other_weights)
         server.server.request("/flush_cache", {}, raw=True)
-    finally:
-        server.server.request("/continue_generation", {}, raw=True)
     crowd.finish()
     answer = server.generate(probe, max_new_tokens=1, return_logprob=True, logprob_start_len=0)
     values = answer["meta_info"]["input_token_logprobs"]
@@ -212,14 +215,13 @@ def test_paused_in_place_everything_waits_and_goes_on(
     crowd = Crowd(server, texts, tmp_path, range(320, 330))
     for least in (80, 160, 240):
         crowd.wait_for_rows(least)
-        server.server.request("/pause_generation", {"mode": "in_place"}, raw=True)
-        time.sleep(0.4)
-        held = sum(len(crowd.rows(seed)) for seed in crowd.seeds)
-        time.sleep(0.4)
-        assert sum(len(crowd.rows(seed)) for seed in crowd.seeds) == held
-        with pytest.raises(ServerError, match="400"):
-            server.server.request("/flush_cache", {}, raw=True)
-        server.server.request("/continue_generation", {}, raw=True)
+        with server.paused("in_place"):
+            time.sleep(0.4)
+            held = sum(len(crowd.rows(seed)) for seed in crowd.seeds)
+            time.sleep(0.4)
+            assert sum(len(crowd.rows(seed)) for seed in crowd.seeds) == held
+            with pytest.raises(ServerError, match="400"):
+                server.server.request("/flush_cache", {}, raw=True)
     crowd.finish()
     for seed, answer in crowd.answers.items():
         script, prompt_len = texts.make(seed)
@@ -230,10 +232,9 @@ def test_paused_in_place_everything_waits_and_goes_on(
 def test_paused_by_abort_nothing_is_left(server: Client, texts: Texts, tmp_path: Path) -> None:
     crowd = Crowd(server, texts, tmp_path, range(340, 350))
     crowd.wait_for_rows(100)
-    server.server.request("/pause_generation", {"mode": "abort"}, raw=True)
-    crowd.finish()
-    server.server.request("/flush_cache", {}, raw=True)
-    server.server.request("/continue_generation", {}, raw=True)
+    with server.paused("abort"):
+        crowd.finish()
+        server.forget()
     ends = [
         "abort" if isinstance(a, ServerError) else a["meta_info"]["finish_reason"]["type"]
         for a in crowd.answers.values()
@@ -257,9 +258,8 @@ def test_pauses_at_every_moment_of_a_tree(
             time.sleep(0.01)
         if crowd.answers:
             break
-        every.server.request("/pause_generation", {"mode": "retract"}, raw=True)
-        every.server.request("/flush_cache", {}, raw=True)
-        every.server.request("/continue_generation", {}, raw=True)
+        with every.paused("retract"):
+            every.server.request("/flush_cache", {}, raw=True)
     crowd.finish()
     answer = crowd.answers[11]
     assert answer["output_ids"] == whole[prompt_len:]

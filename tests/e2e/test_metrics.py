@@ -218,10 +218,9 @@ def test_requests_apart_from_rows_and_a_replay_that_waits(
     (load,) = metered.server.request("/v1/loads?include=core")["loads"]
     assert (load["num_running_reqs"], load["num_waiting_reqs"]) == (1, 0)
 
-    metered.server.request("/pause_generation", {"mode": "retract"}, raw=True)
-    waits = told(metered)
-    assert (waits["trees"], waits["running_requests"], waits["replays_waiting"]) == (1, 0, 1)
-    metered.server.request("/continue_generation", {}, raw=True)
+    with metered.paused("retract"):
+        waits = told(metered)
+        assert (waits["trees"], waits["running_requests"], waits["replays_waiting"]) == (1, 0, 1)
     thread.join()
     (answer,) = answers
     assert answer["output_ids"] == [*whole[prompt_len:], texts.eos]

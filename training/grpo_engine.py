@@ -111,6 +111,12 @@ class EngineClient:
         """Classes that the served checkpoint names in its config."""
         return list(self._call("/model_info").json()["architectures"] or ())
 
+    def share_every(self) -> int | None:
+        """Tokens after which the server's paths see one another; None: at the join alone."""
+        (state, *_) = self._call("/server_info").json()["internal_states"]
+        told: int | None = state["multiverse"]["options"]["share_every"]
+        return told
+
     def _call(
         self, path: str, body: dict[str, Any] | None = None, accept: tuple[int, ...] = (200,)
     ) -> httpx.Response:

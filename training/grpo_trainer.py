@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
-from .attention import enable_multiverse_attention
+from .attention import enable_multiverse_attention, recorded_share_every
 from .grpo_engine import EngineError
 from .rollout import EXTRAS, MultiverseRollout
 
@@ -66,10 +66,12 @@ class MultiverseGRPOTrainer(GRPOTrainer):
         )
         for one in (self.model, self.ref_model):
             if one is not None:
+                policy = self.accelerator.unwrap_model(one)
                 enable_multiverse_attention(
-                    self.accelerator.unwrap_model(one),
+                    policy,
                     dialect=rollout_func.dialect,
                     limits=rollout_func.limits,
+                    share_every=recorded_share_every(policy.config),
                 )
         # From here on TRL reads this as "an engine other than the model samples": it asks for new
         # weights before each rollout and corrects for the engine's logprobs.

@@ -28,6 +28,7 @@ from ..layout import layout_of
 from ..parallelism import parallelism
 from ..sequencer import UNLIMITED, Limits
 from ..structure import parse
+from .attention import recorded_share_every
 from .grpo_engine import EngineClient, EngineError
 from .grpo_weights import save_policy
 
@@ -236,7 +237,7 @@ class MultiverseRollout:
         if accelerator.is_main_process:
             policy = accelerator.unwrap_model(trainer.model)
             if self.synced_step is None:
-                self._check_architecture(policy)
+                self._check_served(policy)
             with tempfile.TemporaryDirectory(
                 prefix="multiverse-policy-", dir=self.weights_dir
             ) as folder:
@@ -246,7 +247,7 @@ class MultiverseRollout:
         self.synced_step, self.version = step, version
         return True
 
-    def _check_architecture(self, policy: Any) -> None:
+    def _check_served(self, policy: Any) -> None:
         # Weights that do not fit can leave SGLang half loaded, so this comes before the first.
         base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
         served = self.client.architectures()
@@ -254,6 +255,13 @@ class MultiverseRollout:
             raise EngineError(
                 f"{self.client.url} serves {', '.join(served) or 'an unnamed model'}, the policy "
                 f"is a {type(base).__name__}; serve the checkpoint that training starts from"
+            )
+        made, served_with = recorded_share_every(base.config), self.client.share_every()
+        if made != served_with:
+            raise EngineError(
+                f"{self.client.url} serves with share_every={served_with}, the policy was trained "
+                f"with {made}: paths would see other tokens; serve the checkpoint that training "
+                "starts from, without --multiverse-share-every"
             )
 
     def _encode(self, prompt: Any, trainer: GRPOTrainer) -> list[int]:

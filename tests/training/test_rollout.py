@@ -270,6 +270,7 @@ class WorkedAnswers(EngineClient):
         self.given: list[tuple[str, Any]] = []
         self.off = 0.0
         self.architecture = "Qwen2ForCausalLM"
+        self.shares: int | None = None
 
     @torch.no_grad()
     def generate(self, input_ids: list[int], sampling_params: dict[str, Any]) -> Any:
@@ -291,6 +292,9 @@ class WorkedAnswers(EngineClient):
 
     def architectures(self) -> list[str]:
         return [self.architecture]
+
+    def share_every(self) -> int | None:
+        return self.shares
 
     def update_weights(self, folder: Path, version: str) -> None:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -407,11 +411,24 @@ def test_an_engine_with_other_logprobs_is_an_error(
         trainer.train()
 
 
+@pytest.mark.parametrize(
+    ("unlike", "said"),
+    [
+        ({"architecture": "LlamaForCausalLM"}, "serves LlamaForCausalLM, the policy is a Qwen2"),
+        ({"shares": 64}, "serves with share_every=64, the policy was trained with None"),
+    ],
+)
 def test_a_server_of_another_model_gets_no_weights(
-    problems: list[task.Problem], tokenizer: Any, dialect: Dialect, make_model: Any, tmp_path: Path
+    problems: list[task.Problem],
+    tokenizer: Any,
+    dialect: Dialect,
+    make_model: Any,
+    tmp_path: Path,
+    unlike: dict[str, Any],
+    said: str,
 ) -> None:
     engine = recorded(problems[:2], tokenizer, dialect)
-    engine.architecture = "LlamaForCausalLM"
+    vars(engine).update(unlike)
     rows = [{"prompt": [{"role": "user", "content": task.prompt(p, "parallel")}]} for p in problems]
     trainer = MultiverseGRPOTrainer(
         make_model(len(tokenizer), pad_token_id=tokenizer.pad_token_id),
@@ -421,7 +438,7 @@ def test_a_server_of_another_model_gets_no_weights(
         rollout_func=MultiverseRollout(engine, tokenizer),
         processing_class=tokenizer,
     )
-    with pytest.raises(EngineError, match="serves LlamaForCausalLM, the policy is a Qwen2"):
+    with pytest.raises(EngineError, match=said):
         trainer.train()
     assert engine.given == []
 

@@ -44,7 +44,9 @@ def params(
         log: a file to note forwards in; see :func:`read_log`.
         tag: number of the request in that log.
     """
-    found: dict[str, Any] = {"bench": [str(path), index, shift]}
+    # The texts know no turns: an earlier answer in a prompt is structure wherever it stands.
+    structure = {"structure": "all"}
+    found: dict[str, Any] = {"bench": [str(path), index, shift], "multiverse": structure}
     if log is not None:
         found["bench_log"] = [str(log), tag]
     return found

@@ -25,7 +25,7 @@ def serving(
 ) -> Iterator[Server]:
     """A server for one of :data:`WAYS` with room for ``tokens`` tokens of KV.
 
-    ``client`` is served by ``stock``. Its log stays in ``server.log_path``.
+    ``client`` is served by ``stock``.
     """
     extra = [*_FLAGS, "--max-total-tokens", str(tokens), *flags]
     plugin = name in ("plugin", "multiverse")

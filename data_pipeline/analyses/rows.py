@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sglang_multiverse.extras import missing
 from sglang_multiverse.text import encodable
 
 from ..ingest import IngestError, read_rows
@@ -84,9 +85,7 @@ def _raw(file: Path) -> Iterator[tuple[int, Any]]:
         try:
             yield from enumerate(read_rows(file), start=1)
         except ImportError as error:
-            raise RowsError(
-                "reading parquet needs `pip install 'sglang-multiverse[data]'`"
-            ) from error
+            raise RowsError(missing("pyarrow", "data")) from error
         except IngestError as error:
             raise RowsError(str(error)) from error
         return

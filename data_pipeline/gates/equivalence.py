@@ -17,6 +17,8 @@ import tempfile
 import threading
 from enum import Enum
 
+from sglang_multiverse.extras import missing
+
 #: Seconds on the clock for the worker to start, and per second of processor time it is granted:
 #: only what hangs without working takes that long.
 _START, _PATIENCE = 900.0, 60.0
@@ -110,8 +112,7 @@ class Equivalence:
         self._stop()
         reason = lines[-1] if lines else f"the worker gave no sign of life in {_START:g} s"
         raise EquivalenceError(
-            f"answers cannot be compared: {reason}. Comparing them needs "
-            "`pip install 'sglang-multiverse[data]'`."
+            f"answers cannot be compared: {reason}; {missing('math-verify', 'data')}"
         )
 
     def _stop(self) -> None:

@@ -13,11 +13,10 @@ from .analyse_options import (
     JsonOption,
     SeedOption,
     console,
-    fail,
-    installed,
     parser,
     usable_rows,
 )
+from .refusal import fail, need, need_file
 
 app = typer.Typer(
     name="analyse",
@@ -54,6 +53,7 @@ def parallelism(
 
     Rows that hold no text are reported with their number; the exit code is then 1.
     """
+    need_file(file)
     from ..data_pipeline.analyses import rows
     from ..data_pipeline.analyses.parallelism import Statistics, measure
 
@@ -122,8 +122,9 @@ def probing(
 
     Runs on CPU for small models; a 32B model needs a GPU.
     """
-    installed("torch", "transformers", extra="train")
-    installed("sklearn", extra="data")
+    need("train", "torch", "transformers")
+    need("data", "sklearn")
+    need_file(file)
     from ..data_pipeline.analyses import probing as analysis
     from ..data_pipeline.analyses import rows
     from ..data_pipeline.analyses.states import StatesError

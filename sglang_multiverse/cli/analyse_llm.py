@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .analyse_options import JsonOption, SeedOption, console, fail, installed, parser, usable_rows
+from .analyse_options import JsonOption, SeedOption, console, parser, usable_rows
+from .refusal import fail, need, need_file
 
 if TYPE_CHECKING:
     from ..data_pipeline.analyses.rows import Row
@@ -101,12 +102,15 @@ def implicit(
     no call and goes on where it was stopped. Exit code 1: some rows are not analysed.
     """
     if judged:
-        installed("sklearn", extra="data")
+        need("data", "sklearn")
+        for one in judged:
+            need_file(one)
         _import(judged, as_json)
         return
-    installed("openai", "stamina", "pydantic", "rapidfuzz", extra="data")
+    need("data", "openai", "stamina", "pydantic", "rapidfuzz")
     if file is None:
         fail("give a file of chains to analyse, or --import files that humans have judged")
+    need_file(file)
     from ..data_pipeline.analyses import implicit as analysis
     from ..data_pipeline.analyses import rows, tables, verification
 
@@ -187,7 +191,8 @@ def prompting(
     paths, really write them, are well formed, or plan only, and how parallel they are. Replies are
     kept in the store. Exit code 1: some questions have no reply.
     """
-    installed("openai", "stamina", "pydantic", "rapidfuzz", extra="data")
+    need("data", "openai", "stamina", "pydantic", "rapidfuzz")
+    need_file(file)
     from ..data_pipeline.analyses import prompting as analysis
     from ..data_pipeline.analyses import rows, tables
 

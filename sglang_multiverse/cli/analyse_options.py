@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .refusal import fail
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,20 +19,6 @@ if TYPE_CHECKING:
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
-
-
-def fail(error: object) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(2)
-
-
-def installed(*packages: str, extra: str) -> None:
-    """Say what to install before an import fails with a traceback."""
-    from importlib.util import find_spec
-
-    missing = [name for name in packages if not find_spec(name)]
-    if missing:
-        fail(f"this needs {', '.join(missing)}: pip install 'sglang-multiverse[{extra}]'")
 
 
 def console() -> Console:

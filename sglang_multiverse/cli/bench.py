@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .refusal import need
 from .traces import BadLine, read
 
 if TYPE_CHECKING:
@@ -233,18 +234,12 @@ def _run(
     def tell(line: str) -> None:
         console.print(line, markup=False, highlight=False)
 
-    try:
-        import sglang  # noqa: F401
+    need("serve", "sglang")
+    from ..bench import tables
+    from ..bench.ways import BenchError
+    from ..bench.weights import default_cache, parameters, random_weights
+    from ..server import ServerError
 
-        from ..bench import tables
-        from ..bench.ways import BenchError
-        from ..bench.weights import default_cache, parameters, random_weights
-        from ..server import ServerError
-    except ImportError as error:
-        console.print(
-            f"[red]{error}. This needs the serve extra: pip install 'sglang-multiverse[serve]'[/]"
-        )
-        raise typer.Exit(1) from error
     try:
         folder = model or random_weights(size, cache or default_cache())
         result = work(folder, tell)

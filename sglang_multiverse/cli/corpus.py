@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..extras import missing
 from ..text import encodable
 from .traces import BadLine
 
@@ -56,7 +57,7 @@ def _parquet(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         import pyarrow.parquet as parquet  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ValueError("reading parquet needs `pip install 'sglang-multiverse[data]'`") from error
+        raise ValueError(missing("pyarrow", "data")) from error
     number = 0
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=64):

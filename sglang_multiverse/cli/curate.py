@@ -8,11 +8,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import curate_check
+from .refusal import fail, need, need_file
 
 if TYPE_CHECKING:
     from ..data_pipeline.config import Config
@@ -39,20 +40,8 @@ RunOption = Annotated[
 ]
 
 
-def _fail(error: object) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(2)
-
-
 def _installed() -> None:
-    """Say what to install before an import fails with a traceback."""
-    from importlib.util import find_spec
-
-    missing = [
-        name for name in ("openai", "stamina", "rapidfuzz", "datasets") if not find_spec(name)
-    ]
-    if missing:
-        _fail(f"curation needs {', '.join(missing)}: pip install 'sglang-multiverse[data]'")
+    need("data", "openai", "stamina", "rapidfuzz", "datasets")
 
 
 @app.command("run")
@@ -93,6 +82,8 @@ def run(
     Exit code 0: every item is accepted or rejected. 1: some are not. 2: nothing could be done.
     """
     _installed()
+    for one in file or ():
+        need_file(one)
     from ..data_pipeline import config as configs
     from ..data_pipeline.ingest import IngestError, ingest
 
@@ -116,7 +107,7 @@ def run(
             return
         endpoint = loaded.endpoint.build()
     except (configs.ConfigError, IngestError) as error:
-        _fail(error)
+        fail(error)
     finished = _run(loaded, recipe, ingested, store, endpoint, record)
     _say_end(finished)
     if finished.end != "complete" or finished.progress.errors:
@@ -149,7 +140,7 @@ def _dry_run(loaded: Config, recipe: Recipe, ingested: Ingested, path: Path) -> 
             with Store(path) as store:
                 done = store.outcomes(run_name(recipe, ingested.identity))
         except StoreError as error:
-            _fail(error)
+            fail(error)
         pending = [
             one for one in pending if done.get(one.id) is None or done[one.id].status == "error"
         ]
@@ -230,7 +221,7 @@ def _run(
                 )
                 typer.echo(f"{len(written):,} cassettes in {record}")
     except StoreError as error:
-        _fail(error)
+        fail(error)
     except asyncio.CancelledError:
         typer.echo("stopped; requests in flight were dropped and may have been charged", err=True)
         raise typer.Exit(1) from None
@@ -311,12 +302,12 @@ def _with_store(path: Path, use: Callable[[Any], None]) -> None:
     from ..data_pipeline.store import Store, StoreError
 
     if not path.exists():
-        _fail(f"no store {path}; `multiverse curate run` makes one, --store names another")
+        fail(f"no store {path}; `multiverse curate run` makes one, --store names another")
     try:
         with Store(path) as store:
             use(store)
     except StoreError as error:
-        _fail(error)
+        fail(error)
 
 
 @app.command("status")
@@ -411,7 +402,7 @@ def export(
                 plots=plots,
             )
         except (ConfigError, ExportError) as error:
-            _fail(error)
+            fail(error)
         _say_paths(written)
 
     _with_store(store, write)
@@ -439,7 +430,7 @@ def show(
         found = opened.find_items(item)
         if len(found) != 1:
             matching = f"{len(found)} items begin so: {', '.join(found[:8])}" if found else "none"
-            _fail(f"no single item {item!r}: {matching}")
+            fail(f"no single item {item!r}: {matching}")
         for line in describe(opened, found[0], run, messages=messages):
             typer.echo(line)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..tiny import MODEL_DIR, task
+from .refusal import fail
 
 if TYPE_CHECKING:
-    from ..server import Server
+    from ..endpoint import Endpoint
 
 QUESTION = "Let A = 482+395, B = 913-278, C = 267*4. Which is largest, A, B or C?"
 MAX_NEW_TOKENS = 1200
+#: Tokens: of the context where no config says it; of the template and the mode around a question.
+_CONTEXT, _TEMPLATE = 2048, 100
 
 
 @dataclass(frozen=True)
@@ -67,22 +71,37 @@ def command(
     ] = QUESTION,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     model: Annotated[
-        Path, typer.Option(help="Another checkpoint with the multiverse tags.")
-    ] = MODEL_DIR,
+        str | None,
+        typer.Option(
+            help="Another checkpoint with the multiverse tags; with --url, where its tokenizer is."
+        ),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Ask this running server, as http://127.0.0.1:30000, and start none."),
+    ] = None,
 ) -> None:
     """Ask the tiny model a question on the real SGLang server and show its forks and joins.
 
     The answer is generated twice: with its paths decoded in parallel, and with
-    `max_live_rows: 1`, which decodes the same paths one after another.
+    `max_live_rows: 1`, which decodes the same paths one after another. The answer goes to stdout,
+    what happens on the way to stderr.
     """
     from rich.console import Console
 
+    from ..endpoint import Endpoint, ServerError
+    from .refusal import need
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     console = Console(stderr=True)
+    need("serve", "transformers", *([] if url else ["sglang"]))
     try:
-        report, run, tokenizer = _ask(question, model, console, quiet=as_json)
-    except ServerFailure as error:
-        console.print(f"[red]{error}[/]", highlight=False)
+        remote = None if url is None else Endpoint(_address(url))
+        folder = model or (str(MODEL_DIR) if remote is None else _tokenizer_of(remote))
+        _check(question, folder, serve=remote is None)
+        report, run, tokenizer = _ask(question, folder, remote, console, quiet=as_json)
+    except ServerError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from error
     if as_json:
         typer.echo(json.dumps(asdict(report), ensure_ascii=False))
@@ -90,21 +109,54 @@ def command(
         _show(report, run, tokenizer, Console())
 
 
-class ServerFailure(RuntimeError):
-    """The server could not be started or did not answer."""
+def _address(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        fail(f"--url {url} is no URL; write http://HOST:PORT")
+    return url
 
 
-def _ask(question: str, model: Path, console: Any, *, quiet: bool) -> tuple[Report, Run, Any]:
+def _tokenizer_of(remote: Endpoint) -> str:
+    """Where the server has its tokenizer, if that is on this machine, too.
+
+    Raises:
+        ServerError: no server answers there.
+    """
+    place = str(remote.request("/model_info", timeout=10)["tokenizer_path"])
+    if not Path(place).is_dir():
+        fail(
+            f"the server's tokenizer, {place}, is not a folder of this machine\n"
+            "  name a folder with the same tokenizer by --model"
+        )
+    return place
+
+
+def _check(question: str, model: str, *, serve: bool) -> None:
+    """Refuse what can be told from the outside before anything is loaded."""
+    from . import preflight
+
+    found = [*preflight.checkpoint(model, weights=serve)]
+    if serve:
+        found += [*preflight.operating_system(), *preflight.folders()]
+    preflight.refuse(found)
+    if not question.strip():
+        fail("--question is empty; leave it out for the one the demo was made for")
+    room = (preflight.context_length(model) or _CONTEXT) - MAX_NEW_TOKENS - _TEMPLATE
+    length = len(question.encode())  # no token is shorter than a byte
+    if length > room:
+        fail(
+            f"--question has {length:,} bytes, and at most {room:,} fit beside an answer of "
+            f"{MAX_NEW_TOKENS:,} tokens\n  ask something shorter"
+        )
+
+
+def _ask(
+    question: str, model: str, remote: Endpoint | None, console: Any, *, quiet: bool
+) -> tuple[Report, Run, Any]:
+    """Raises ServerError: no server could be started, or it did not answer."""
     problem, note = _understand(question)
     with console.status("loading the tokenizer …"):
-        try:
-            from transformers import AutoTokenizer
+        from transformers import AutoTokenizer
 
-            from ..server import Server, ServerError
-        except ImportError as error:
-            raise ServerFailure(
-                f"{error}. The demo needs the serve extra: pip install 'sglang-multiverse[serve]'"
-            ) from error
         tokenizer = AutoTokenizer.from_pretrained(model)
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": task.prompt(question, "parallel")}],
@@ -112,34 +164,40 @@ def _ask(question: str, model: Path, console: Any, *, quiet: bool) -> tuple[Repo
         add_generation_prompt=True,
     )
     if note and not quiet:
-        console.print(f"[yellow]{note}[/]", highlight=False)
-    try:
-        with console.status("starting SGLang …") as status:
+        console.print(note, style="yellow", markup=False, highlight=False)
+    with _served(model, remote, console) as (server, device):
+        with console.status("first request: SGLang sets up its kernels …"):
+            _generate(server, prompt, max_new_tokens=1)
+        if not quiet:
+            console.print(f"{question}\n", style="bold", markup=False, highlight=False)
+        run = _generate(server, prompt, show=None if quiet else _print)
+        if not quiet:
+            _print("\n\n")
+        with console.status("the same text, one path after another …"):
+            sequential = _generate(server, prompt, max_live_rows=1)
+    return _report(question, problem, note, run, sequential, device), run, tokenizer
 
-            def waiting(seconds: float) -> None:
-                status.update(f"starting SGLang with --plugin multiverse … {seconds:.0f} s")
 
-            server = Server(model, on_wait=waiting)
-            server.__enter__()
-        try:
-            with console.status("first request: SGLang sets up its kernels …"):
-                _generate(server, prompt, max_new_tokens=1)
-            console.print(f"[bold]{question}[/]\n", highlight=False)
-            show = (
-                None
-                if quiet
-                else lambda piece: console.print(piece, end="", markup=False, highlight=False)
-            )
-            run = _generate(server, prompt, show=show)
-            if not quiet:
-                console.print("\n")
-            with console.status("the same text, one path after another …"):
-                sequential = _generate(server, prompt, max_live_rows=1)
-        finally:
-            server.stop()
-    except ServerError as error:
-        raise ServerFailure(str(error)) from error
-    return _report(question, problem, note, run, sequential, server.device), run, tokenizer
+def _print(piece: str) -> None:
+    typer.echo(piece, nl=False)
+
+
+@contextmanager
+def _served(model: str, remote: Endpoint | None, console: Any) -> Iterator[tuple[Endpoint, str]]:
+    """The server to ask, and the device it runs on."""
+    if remote is not None:
+        yield remote, str(remote.request("/server_info").get("device") or "another machine")
+        return
+    with console.status("loading SGLang …") as status:
+        from ..server import Server
+
+        def waiting(seconds: float) -> None:
+            status.update(f"starting SGLang with --plugin multiverse … {seconds:.0f} s")
+
+        stack = ExitStack()
+        server = stack.enter_context(Server(model, on_wait=waiting))
+    with stack:
+        yield server, server.device
 
 
 def _understand(question: str) -> tuple[task.Problem | None, str | None]:
@@ -153,7 +211,7 @@ def _understand(question: str) -> tuple[task.Problem | None, str | None]:
 
 
 def _generate(
-    server: Server,
+    server: Endpoint,
     prompt: str,
     *,
     show: Callable[[str], None] | None = None,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sglang_multiverse import SGLANG_VERSION
+
+from ..extras import install
+from . import preflight
+from .preflight import Problem
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,11 @@ def command(
 
     Exits with 1 when it cannot.
     """
+    os.environ["HF_HUB_OFFLINE"] = "1"  # what is not on this machine is not waited for
     checks: list[Callable[[], Finding]] = [
         _python,
+        _machine,
+        _folders,
         _sglang,
         _entry_point,
         _environment,
@@ -57,14 +66,29 @@ def command(
 
 def _run(check: Callable[[], Finding]) -> Finding:
     try:
-        return check()
-    except Exception as error:  # a broken environment breaks in any way; say which check met it
-        name = getattr(check, "__name__", "check").strip("_")
-        return Finding(name, False, f"{type(error).__name__}: {error}")
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the report alone
+            return check()
+    except (Exception, SystemExit) as error:  # a broken environment breaks in any way
+        name = getattr(check, "__name__", "model").strip("_")
+        remedy = f"install this package and SGLang anew: {install('serve')}"
+        return Finding(name, False, f"{type(error).__name__}: {error}", remedy)
+
+
+def _told(check: str, problems: Iterable[Problem], fine: str) -> Finding:
+    found = list(problems)
+    if not found:
+        return Finding(check, True, fine)
+    return Finding(
+        check,
+        False,
+        "; ".join(problem.what for problem in found),
+        "; ".join(problem.remedy for problem in found),
+    )
 
 
 def _show(findings: list[Finding]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     marks = {True: "[green]ok[/]", False: "[red]no[/]", None: "[dim]–[/]"}
@@ -72,7 +96,8 @@ def _show(findings: list[Finding]) -> None:
     for heading in ("", "check", "found", "what to do"):
         table.add_column(heading)
     for finding in findings:
-        table.add_row(marks[finding.ok], finding.check, finding.detail, finding.remedy)
+        told = (finding.check, finding.detail, finding.remedy)
+        table.add_row(marks[finding.ok], *map(escape, told))  # they hold brackets
     console = Console()
     console.print(table)
     bad = [finding for finding in findings if finding.ok is False]
@@ -92,6 +117,15 @@ def _python() -> Finding:
     return Finding("python", ok, version, "" if ok else "use Python 3.11 or 3.12")
 
 
+def _machine() -> Finding:
+    named = f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}"
+    return _told("machine", preflight.operating_system(), named.rstrip(", "))
+
+
+def _folders() -> Finding:
+    return _told("folders", preflight.folders(), "home, cache and temporary folder are writable")
+
+
 def _sglang() -> Finding:
     wanted = SGLANG_VERSION
     try:
@@ -109,7 +143,7 @@ def _entry_point() -> Finding:
         "plugin",
         ok,
         "SGLang finds it" if ok else "SGLang does not find it",
-        "" if ok else "install this package into SGLang's environment",
+        "" if ok else f"install this package into SGLang's environment: {install('serve')}",
     )
 
 
@@ -143,13 +177,13 @@ def _hooks() -> Finding:
 
 
 def _platform() -> str:
-    from ..server import accelerator
+    from ..devices import accelerator
 
     return "" if accelerator() else "torch_cpu"
 
 
 def _device() -> Finding:
-    from ..server import accelerator
+    from ..devices import accelerator
 
     device = accelerator()
     if device is None:
@@ -158,13 +192,23 @@ def _device() -> Finding:
 
 
 def _checkpoint(model_path: str) -> Finding:
+    told = _told("model", preflight.checkpoint(model_path), "")
+    if told.ok is False:
+        return told
     from transformers import AutoTokenizer
 
     from ..dialect import Dialect, DialectError
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
+    except OSError as error:
+        if Path(model_path).exists():
+            return Finding("model", False, str(error), "copy or download the tokenizer again")
+        detail = f"{model_path} is not on this machine; it is downloaded when it is first served"
+        return Finding("model", None, detail)
     try:
         dialect = Dialect.from_tokenizer(tokenizer)
     except DialectError as error:
-        return Finding("dialect", False, str(error), "serve a checkpoint trained with the tags")
-    return Finding("dialect", True, dialect.name)
+        remedy = f"multiverse prepare-model {model_path} --out DIR adds tags; then train"
+        return Finding("model", False, str(error), remedy)
+    return Finding("model", True, f"dialect {dialect.name}")

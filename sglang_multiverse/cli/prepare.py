@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..dialect import MULTIVERSE, SPECS, DialectError
+from ..extras import install
+from .refusal import fail, need
 
 if TYPE_CHECKING:
     from ..training.tokens import Prepared
@@ -99,6 +101,7 @@ def merge(
 @contextmanager
 def _reported() -> Iterator[None]:
     """Errors in one line and exit code 2; of transformers only a bar, for who watches."""
+    need("train", "transformers", "torch", "peft")
     try:
         from transformers.utils import logging
 
@@ -107,11 +110,9 @@ def _reported() -> Iterator[None]:
             logging.disable_progress_bar()
         yield
     except ImportError as error:
-        typer.echo(f"error: {error}; pip install 'sglang-multiverse[train]'", err=True)
-        raise typer.Exit(2) from error
+        fail(f"{error}; {install('train')}")
     except (OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        fail(error)
 
 
 def _told(done: Prepared) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..tiny import MODEL_DIR
+from .refusal import need
 
 if TYPE_CHECKING:
     from ..stress.bodies import Speech
@@ -49,6 +50,7 @@ def fuzz(
     """
     from rich.console import Console
 
+    need("serve", "sglang")
     from ..stress.fuzz import Fuzz
 
     console = Console(stderr=True)
@@ -94,6 +96,7 @@ def soak(
     """
     from rich.console import Console
 
+    need("serve", "sglang")
     from ..server import ServerError
     from ..stress.soak import Soak
 
@@ -135,18 +138,13 @@ def _teller(console: Any, *, quiet: bool) -> Callable[[str], None]:
 
 def _speech(model: Path, url: str | None, console: Any) -> Speech:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        from transformers import AutoTokenizer
+    from transformers import AutoTokenizer
 
-        from ..dialect import Dialect
-        from ..stress.bodies import Speech
-        from ..stress.scripted import Forced
-        from ..stress.wire import Wire
-    except ImportError as error:
-        console.print(
-            f"[red]{error}. This needs the serve extra: pip install 'sglang-multiverse[serve]'[/]"
-        )
-        raise typer.Exit(1) from error
+    from ..dialect import Dialect
+    from ..stress.bodies import Speech
+    from ..stress.scripted import Forced
+    from ..stress.wire import Wire
+
     tokenizer = AutoTokenizer.from_pretrained(model)
     processor: str | None = Forced.to_str()
     if url is not None:

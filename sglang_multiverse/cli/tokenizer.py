@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..extras import missing
+
 
 class TokenizerFile:
     """A ``tokenizer.json`` behind :class:`sglang_multiverse.dialect.Tokenizer`.
@@ -22,7 +24,7 @@ class TokenizerFile:
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise ValueError("reading a tokenizer needs `pip install tokenizers`") from error
+            raise ValueError(missing("tokenizers", "serve")) from error
         try:
             self._inner: Any = Tokenizer.from_file(str(file))
         except Exception as error:  # the package raises bare Exception for a file it cannot read

@@ -11,6 +11,10 @@ class TorchCpuPlatform(CpuDeviceMixin, SRTPlatform):
     _enum = PlatformEnum.OOT
     capabilities = PlatformCapabilities()
 
+    def get_device(self, device_id: int = 0) -> str:
+        """As text: ``ServerArgs`` without ``device`` takes it from here and splits it at ``:``."""
+        return "cpu"
+
     def get_default_attention_backend(self) -> str:
         return "torch_native"
 

@@ -19,6 +19,7 @@ from sglang_multiverse import SGLANG_VERSION
 
 from ..dialect import SPECS
 from ..engine.options import STRUCTURE, EngineOptions, OptionError
+from ..platform import not_asked_for
 from . import attention
 from .answers import parsers
 from .compatibility import argument_problems, refusal
@@ -119,7 +120,15 @@ def _from_cli_args(result: Any, cls: Any, args: argparse.Namespace) -> Any:
     if hasattr(args, f"multiverse_{_SHARE}"):
         options[_SHARE] = args.multiverse_share_every
     activate(result, plugins, options, args.multiverse_dialect, cascade=args.multiverse_cascade)
+    _runs_here(result, plugins)
     return result
+
+
+def _runs_here(server_args: Any, plugins: list[str]) -> None:
+    """Raises SystemExit: there is no accelerator, and nothing was chosen instead."""
+    refused = not_asked_for(server_args.device) if NAME in plugins else None
+    if refused:
+        raise SystemExit(f"--plugin {NAME}: {refused}")
 
 
 def activate(
@@ -199,6 +208,7 @@ def engine_server_args(**kwargs: Any) -> Any:
     server_args = ServerArgs(**kwargs)
     try:
         activate(server_args, plugins, options, dialect, cascade=cascade)
+        _runs_here(server_args, plugins)
     except SystemExit as error:
         raise ValueError(str(error)) from error
     return server_args

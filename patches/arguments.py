@@ -35,9 +35,9 @@ WORKER_APP = "sglang_multiverse.patches.http_worker:app"
 
 _SERVER_ARGS = "sglang.srt.server_args.ServerArgs"
 _SHARE = "share_every"
-_OPTIONS = tuple(
-    field.name for field in fields(EngineOptions) if field.name not in ("enabled", _SHARE)
-)
+#: Those without a flag, and the one whose default is what the weights record.
+_NO_FLAGS = ("enabled", "events", _SHARE)
+_OPTIONS = tuple(field.name for field in fields(EngineOptions) if field.name not in _NO_FLAGS)
 _LIMITS = ("max_branches", "max_depth", "max_live_rows", "max_critical_path")
 _HELP = {
     "max_branches": "most paths of one block; a goal with more goes on sequentially",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .answers import parsers, stream, tokenizer
+from .answers import events, parsers, stream, tokenizer
 from .hooks import apply
 
-HOOKS = (*stream.MAIN_HOOKS, *tokenizer.HOOKS)
+HOOKS = (*stream.MAIN_HOOKS, *events.MAIN_HOOKS, *tokenizer.HOOKS)
 
 
 def arm() -> None:

@@ -23,6 +23,7 @@ from sglang.srt.plugins.hook_registry import HookType
 from ..active import coordinator
 from ..hooks import Hook
 from ..rows.branch import Branch, Scratch, branch_of, steps_alone
+from .events import report
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,10 @@ def visible_requests(reqs: list[Req], contain: Callable[[Branch, Exception], Non
         elif not root.tree.over:
             seen.add(id(root))
             try:
-                if sync_stream(root) and root.ended_by is None:
+                moved = sync_stream(root)
+                if root.told is not None and root.told.look():
+                    moved = moved or root.req.stream
+                if moved and root.ended_by is None:
                     shown.append(root.req)
             except Exception as error:
                 contain(root, error)
@@ -195,26 +199,46 @@ def meta_of(req: Req) -> dict[str, Any] | None:
     }
 
 
+def told_of(req: Req) -> dict[str, Any] | None:
+    """What the tokenizer process is to know of ``req``: ``figures``, ``events``, or nothing."""
+    branch = branch_of(req)
+    if branch is None:
+        return None
+    found: dict[str, Any] = {}
+    if branch.told is not None:
+        branch.catch_up()
+        branch.told.look(ended=req.finished())
+        found["events"] = branch.told.take()
+    figures = meta_of(req)
+    return {**found, "figures": figures} if figures else found or None
+
+
 def customized_info(reqs: list[Req]) -> dict[str, list[Any]]:
     """One entry per request in ``reqs`` for the tokenizer process."""
     values: list[dict[str, Any] | None] = []
     for req in reqs:
         try:
-            values.append(meta_of(req))
+            values.append(told_of(req))
         except Exception:
             logger.exception("no figures for request %s", req.rid)
             values.append(None)
     return {_CHANNEL: values} if any(values) else {}
 
 
-def flatten_meta(meta_info: dict[str, Any], info: dict[str, Any], index: int) -> dict[str, Any]:
-    """Move our values of request ``index`` into ``meta_info``; returns what is left of ``info``."""
+def take_channel(
+    meta_info: dict[str, Any], info: dict[str, Any], index: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Move the figures of request ``index`` into ``meta_info``.
+
+    Returns:
+        What else was told of it, and what is left of ``info``.
+    """
     values = info.get(_CHANNEL)
     if values is None:
-        return info
-    if values[index]:
-        meta_info.update({META_PREFIX + key: value for key, value in values[index].items()})
-    return {key: value for key, value in info.items() if key != _CHANNEL}
+        return {}, info
+    told = values[index] or {}
+    meta_info.update({META_PREFIX + key: value for key, value in told.get("figures", {}).items()})
+    return told, {key: value for key, value in info.items() if key != _CHANNEL}
 
 
 def _stream(
@@ -244,7 +268,9 @@ def _meta(
     index: int,
     finish_reason: Any,
 ) -> Any:
-    info = flatten_meta(meta_info, info, index)
+    told, info = take_channel(meta_info, info, index)
+    if told.get("events") is not None:
+        report(manager, meta_info, state, told["events"], finish_reason)
     return original(manager, meta_info, state, info, index, finish_reason) if info else None
 
 

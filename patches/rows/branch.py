@@ -46,6 +46,7 @@ class Branch:
         cacheable: whether the prefix cache may take the KV of this trunk.
         shared: ids of siblings' tokens in a path's row, between those above it and its own.
         asked: own tokens of a path that shares for which rows have been queued.
+        told: what the client is told of the tree's paths, of a trunk whose request asks for it.
     """
 
     tree: Tree
@@ -62,6 +63,7 @@ class Branch:
     cacheable: bool = False
     shared: array[int] | None = None
     asked: int = 0
+    told: Any = None
     _key: array[int] | None = None
 
     @property

@@ -122,6 +122,8 @@ class Endings:
         tree.end()
         self._release(root)
         sync_stream(root, everything=True)
+        if root.told is not None:
+            root.told.look(ended=True)  # before the tree forgets what stands behind a stop
         if root.ended_by is not None and not isinstance(reason, FINISH_ABORT):
             reason = root.ended_by
         for node in tree.nodes():

@@ -18,6 +18,7 @@ from ...engine.tree import Outcome, PromptError, State, Tree
 from ...layout import segments
 from ...structure import tag_offsets
 from ...turns import Spans
+from ..answers.events import Telling
 from ..answers.thought_grammar import forks
 from ..reporting.metrics import Observer
 from ..rows.branch import Branch, Scratch, branch_of
@@ -66,7 +67,8 @@ def plant(
     """The tree of a new request, or None for one that decodes as stock code does.
 
     A prompt that holds finished blocks has a tree in any case: what follows must see them as they
-    were made. Such a tree does not fork where the request may not.
+    were made; so has a request whose events are asked for. Such a tree does not fork where the
+    request may not.
 
     Args:
         grammar_waits: the request's grammar, if any, leaves the thought alone.
@@ -81,8 +83,10 @@ def plant(
     spans = spans_of(ids, dialect, options.structure)
     barred = stock_only(req)
     sequential = bool(barred) or not options.enabled or not grammar_waits
+    told = options.events and not barred
     if sequential:
-        if not len(tag_offsets(ids, dialect, [(0, len(ids))] if spans is None else spans)):
+        tagged = len(tag_offsets(ids, dialect, [(0, len(ids))] if spans is None else spans))
+        if not tagged and not told:
             return None
         options = replace(options, max_branches=0)
     tree = Tree(
@@ -95,7 +99,7 @@ def plant(
         replays_prompt=not by_segments,
     )
     if not tree.structured_prompt:
-        return None if sequential else tree
+        return None if sequential and not told else tree
     if NOTHING in barred:
         barred.remove(NOTHING)  # it is laid out, and its only sample dropped
     in_one_row = by_segments and not tree.begins_forked
@@ -186,6 +190,7 @@ class Entrance:
             )
         branch = Branch(tree, tree.root, req=req)
         branch.cacheable = self.keyed and not req.skip_radix_cache_insert
+        branch.told = Telling(tree) if tree.options.events else None
         tree.root.handle = branch
         req.multiverse = branch
         self.observer.admitted()

@@ -38,6 +38,7 @@ class EngineOptions:
         structure: where in a prompt tags are structure: in an ``assistant``'s turns of the chat
             template, in ``all`` of it, or in ``none``; elsewhere they are words. A tokenizer
             without a template knows no turns: there ``assistant`` means ``all``.
+        events: tell what happens to each path as it happens, beside the text.
         share_every: own tokens after which the paths of a block see one another's, as in
             :func:`~sglang_multiverse.layout.layout`; the server's alone. Paths then hold no blocks.
     """
@@ -50,10 +51,11 @@ class EngineOptions:
     policy: str = "eager"
     tag_guard: bool = False
     structure: str = "assistant"
+    events: bool = False
     share_every: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("enabled", "tag_guard"):
+        for name in ("enabled", "tag_guard", "events"):
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(
                     f"multiverse.{name} must be true or false, got {getattr(self, name)!r}"
@@ -98,7 +100,7 @@ class EngineOptions:
 
         The value is ``false`` (decode sequentially) or an object with any of the fields. A
         request may tighten the server's bounds on branches, depth and rows, never widen them; it
-        may switch the tag guard on or off; policy and sharing are the server's.
+        may switch the tag guard and events on or off; policy and sharing are the server's.
 
         Raises:
             OptionError: unknown field or unusable value.
@@ -127,6 +129,7 @@ class EngineOptions:
                 "max_depth": None,
                 "tag_guard": self.tag_guard,
                 "structure": self.structure,
+                "events": self.events,
                 **given,
             }
         )
@@ -138,6 +141,7 @@ class EngineOptions:
             enabled=self.enabled and asked.enabled,
             tag_guard=asked.tag_guard,
             structure=asked.structure,
+            events=asked.events,
             **bounds,
         )
 

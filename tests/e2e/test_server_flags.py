@@ -15,6 +15,7 @@ from sglang_multiverse.tiny import MODEL_DIR, task
 from .client import Client
 from .conftest import CHECKS, FLAGS
 from .test_answers import ask_with_logprobs, differences, prompt_ids
+from .test_events import EVENTS, put_together
 from .test_fidelity import TOLERANCE
 
 pytestmark = pytest.mark.weights("tiny")
@@ -97,3 +98,20 @@ def test_a_stream_holds_the_whole_text(
         text = events[-1]["text"]
     assert text == whole["text"]
     assert events[-1]["meta_info"]["multiverse_forks"] == whole["meta_info"]["multiverse_forks"] > 0
+
+
+def test_events_are_whole(flagged: Client, tokenizer: Any, problems: list[task.Problem]) -> None:
+    """Increments, three tokens a chunk, of which some are put into one."""
+    asked = [prompt_ids(tokenizer, problem) for problem in problems[:6]]
+    streams = flagged.at_once(
+        (lambda ids=ids: flagged.stream(ids, custom_params=EVENTS)) for ids in asked
+    )
+    for chunks in streams:
+        if "--incremental-streaming-output" in flagged.server.command:
+            text = "".join(chunk["text"] for chunk in chunks)
+            events = [e for chunk in chunks for e in chunk["meta_info"]["multiverse_events"]]
+        else:
+            text = chunks[-1]["text"]
+            events = chunks[-1]["meta_info"]["multiverse_events"]
+        assert put_together(events) == text
+        assert [event["kind"] for event in events].count("end") == 1

@@ -1,0 +1,12 @@
+"use strict";
+
+// Starts the page on the events that it carries.
+{
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const timeline = new Timeline();
+  for (const event of data.events) {
+    timeline.feed(event);
+  }
+  drawIssues(data.issues);
+  new View(timeline).draw();
+}

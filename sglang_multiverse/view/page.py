@@ -1,0 +1,81 @@
+"""Events → one self-contained page: SVG and script, nothing fetched.
+
+The page has two parts: a model fed with events (``timeline.js``) and its renderer (``render.js``);
+a third script starts them on a source of events, here the events that the page carries. What a
+model wrote is hostile: it enters as JSON that cannot end its element, becomes text nodes alone,
+and the page's policy runs no script but its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from .events import Event
+
+_SLOT = re.compile(r"\{\{(\w+)\}\}")
+
+
+@cache
+def source(name: str) -> str:
+    """The text of a file of this room."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def page(events: Sequence[Event], title: str, issues: Sequence[str] = ()) -> str:
+    """The page of a finished text.
+
+    Args:
+        title: what the page is called, plain text.
+        issues: departures from the canonical form, one line each.
+    """
+    return assemble({"events": list(events), "issues": list(issues)}, title, source("embedded.js"))
+
+
+def assemble(data: Mapping[str, Any], title: str, start: str, *, connect: bool = False) -> str:
+    """The page around ``data``, which the script ``start`` finds in the element ``#data``.
+
+    Args:
+        start: a script that feeds a ``Timeline`` and draws it with a ``View``.
+        connect: whether the page may speak to the server it came from.
+    """
+    script = "\n".join([source("timeline.js"), source("render.js"), start])
+    style = source("style.css")
+    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+    policy += f"connect-src {_SELF if connect else _NONE}; base-uri 'none'; form-action 'none'"
+    slots = {
+        "policy": policy,
+        "title": html.escape(_one_line(title)),
+        "style": style,
+        "data": embedded(data),
+        "script": script,
+    }
+    return _SLOT.sub(lambda slot: slots[slot[1]], source("page.html"))
+
+
+_SELF, _NONE = "'self'", "'none'"
+
+
+def embedded(data: Any) -> str:
+    """``data`` as JSON that can stand in a script element: no ``<``, ``>``, ``&``, only ASCII."""
+    text = json.dumps(data, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("\0", " ").split()) or "trace"
+
+
+__all__ = ["assemble", "embedded", "page", "source"]

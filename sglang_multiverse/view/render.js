@@ -1,0 +1,449 @@
+"use strict";
+
+// The renderer of a Timeline. Model output goes into the page as text nodes and attributes alone.
+
+const SVG = "http://www.w3.org/2000/svg";
+const ROW = 36;
+const BAR = 14;
+const BAR_TOP = 17; // within a row, below the label
+const TOP = 26; // the axis
+const MARGIN = 12;
+const COLOURS = 8; // as in geometry.py
+const CHARACTER = 6.1; // width of one in a label, roughly
+const DEEPEST = 40; // elements nested deeper hang side by side
+
+function svg(name, attributes = {}, parent = null) {
+  const element = document.createElementNS(SVG, name);
+  set(element, attributes);
+  parent?.append(element);
+  return element;
+}
+
+function set(element, attributes) {
+  for (const [key, value] of Object.entries(attributes)) {
+    element.setAttribute(key, value);
+  }
+}
+
+function html(name, text = "", parent = null, className = "") {
+  const element = document.createElement(name);
+  element.textContent = text;
+  if (className) {
+    element.className = className;
+  }
+  parent?.append(element);
+  return element;
+}
+
+const counted = (n) => Math.round(n).toLocaleString("en-US");
+const round = (x) => Math.round(x * 100) / 100;
+
+function colourOf(lane) {
+  return lane.path ? `c${(lane.index + 3 * (lane.depth - 1)) % COLOURS}` : "trunk";
+}
+
+function clip(text, width) {
+  const room = Math.floor(width / CHARACTER);
+  const line = text.replace(/\s+/g, " ").trim();
+  if (line.length <= room) {
+    return line;
+  }
+  return room < 3 ? "" : `${line.slice(0, room - 1)}…`;
+}
+
+function tick(span, width) {
+  const least = (span * 90) / Math.max(width, 1);
+  const power = 10 ** Math.floor(Math.log10(Math.max(least, 1e-6)));
+  return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= least) ?? 10 * power;
+}
+
+class View {
+  constructor(timeline) {
+    this.timeline = timeline;
+    this.axis = "position";
+    this.zoom = 1;
+    this.scroll = document.getElementById("scroll");
+    this.chart = document.getElementById("chart");
+    this.layers = Object.fromEntries(
+      ["grid", "regions", "links", "lanes", "sequence"].map((name) => [
+        name,
+        svg("g", { class: name }, this.chart),
+      ]),
+    );
+    this.title = svg("text", { class: "caption" }, this.layers.sequence);
+    this.saved = svg("text", { class: "caption saved" }, this.layers.sequence);
+    this.drawn = new Map(); // of a lane, a piece or a fork, its elements
+    this.current = null;
+    this.pending = false;
+    this.listen();
+  }
+
+  // To be called after any feed(); draws once a frame.
+  changed() {
+    if (!this.pending) {
+      this.pending = true;
+      requestAnimationFrame(() => {
+        this.pending = false;
+        this.draw();
+      });
+    }
+  }
+
+  draw() {
+    this.timeline.lay();
+    this.scales();
+    this.drawAxis();
+    for (const lane of this.timeline.lanes) {
+      this.drawLane(lane);
+    }
+    this.drawSequence();
+    this.drawHeader();
+    if (!this.current && this.timeline.trunk.pieces.length) {
+      this.select(this.timeline.trunk.pieces[0], false);
+    } else if (this.current) {
+      this.tell(this.current);
+    }
+    if (this.timeline.ended) {
+      this.drawTree();
+    }
+  }
+
+  scales() {
+    const { timeline } = this;
+    const timed = this.axis === "time" && timeline.timed;
+    this.timedAxis = timed;
+    const span = timed
+      ? Math.max(timeline.lastTime - timeline.firstTime, 1e-3)
+      : Math.max(timeline.trunk.tokens, timeline.trunk.end - timeline.base, 1);
+    const room = Math.max(this.scroll.clientWidth - 2 * MARGIN, 200);
+    this.scale = (room * this.zoom) / span;
+    this.span = span;
+    const start = timed ? timeline.firstTime : timeline.base;
+    this.x = (value) => round(MARGIN + ((value ?? start) - start) * this.scale);
+    this.bottom = TOP + timeline.trunk.height * ROW + 10;
+    const height = this.bottom + (timed ? 0 : 26 + BAR + MARGIN);
+    set(this.chart, { width: Math.ceil(room * this.zoom + 2 * MARGIN), height });
+  }
+
+  y(lane) {
+    return TOP + lane.row * ROW + BAR_TOP;
+  }
+
+  place(piece) {
+    const x = this.x(this.timedAxis ? piece.begun : piece.position);
+    const width = this.timedAxis
+      ? ((piece.ended ?? 0) - (piece.begun ?? 0)) * this.scale
+      : piece.tokens * this.scale;
+    return { x, width: Math.max(round(width), 0) };
+  }
+
+  drawAxis() {
+    const grid = this.layers.grid;
+    grid.replaceChildren();
+    const end = this.timedAxis ? this.span : this.timeline.trunk.end - this.timeline.base;
+    const step = tick(this.span, this.span * this.scale);
+    const start = this.timedAxis ? this.timeline.firstTime : this.timeline.base;
+    for (let at = 0; at <= end + step / 1000; at += step) {
+      const x = this.x(start + at);
+      svg("line", { x1: x, x2: x, y1: TOP - 6, y2: this.bottom - 10 }, grid);
+      const label = this.timedAxis ? `${round(at)} s` : counted(at);
+      svg("text", { x: x + 4, y: TOP - 10 }, grid).textContent = label;
+    }
+    if (!this.timedAxis) {
+      const x = this.x(this.timeline.trunk.end);
+      svg("line", { x1: x, x2: x, y1: TOP - 6, y2: this.bottom - 10, class: "last" }, grid);
+    }
+  }
+
+  elements(key, make) {
+    if (!this.drawn.has(key)) {
+      this.drawn.set(key, make());
+    }
+    return this.drawn.get(key);
+  }
+
+  drawLane(lane) {
+    const drawn = this.elements(lane, () => {
+      let around = lane.parent;
+      while (around && around.depth >= DEEPEST) {
+        around = around.parent;
+      }
+      const parent = around ? this.drawn.get(around).group : this.layers.lanes;
+      const group = svg("g", { role: "group", class: colourOf(lane) }, parent);
+      group.dataset.path = lane.path;
+      return { group, label: svg("text", { class: "label" }, group) };
+    });
+    drawn.group.dataset.tokens = lane.tokens;
+    drawn.group.dataset.position = lane.position;
+    drawn.group.setAttribute("aria-label", `${lane.name}, ${counted(lane.tokens)} tokens`);
+    for (const item of lane.items) {
+      if (item.lanes) {
+        this.drawFork(lane, item);
+      } else {
+        this.drawPiece(item, drawn.group);
+      }
+    }
+    if (lane.parent) {
+      const x = this.x(this.timedAxis ? lane.fork.time : lane.position);
+      set(drawn.label, { x, y: this.y(lane) - 5 });
+      const room = this.forkEnd(lane.fork) - x;
+      drawn.label.textContent = clip(lane.label || lane.path, room);
+    }
+  }
+
+  drawPiece(piece, group) {
+    const drawn = this.elements(piece, () => {
+      const bar = svg("rect", { rx: 2.5, tabindex: -1, role: "img" }, group);
+      const chain = svg("rect", { class: "chain", height: 3 }, group);
+      for (const event of ["mouseenter", "focus"]) {
+        bar.addEventListener(event, () => this.select(piece, false));
+      }
+      return { bar, chain, piece };
+    });
+    const { x, width } = this.place(piece);
+    const y = this.y(piece.lane);
+    set(drawn.bar, { x, y, width, height: BAR, class: `bar ${piece.role}` });
+    drawn.bar.dataset.length = piece.tokens;
+    drawn.bar.setAttribute("aria-label", this.nameOf(piece));
+    const shown = piece.lane.critical ? width : 0;
+    set(drawn.chain, { x, y: y + BAR + 1.5, width: shown });
+  }
+
+  forkEnd(fork) {
+    if (!this.timedAxis) {
+      return this.x(fork.end);
+    }
+    return this.x(fork.joinedTime ?? this.timeline.lastTime);
+  }
+
+  drawFork(lane, fork) {
+    const drawn = this.elements(fork, () => ({
+      region: svg("rect", { rx: 6, class: "region" }, this.layers.regions),
+      links: fork.lanes.map(() => svg("path", {}, this.layers.links)),
+    }));
+    const start = this.x(this.timedAxis ? fork.time : fork.position);
+    const end = this.forkEnd(fork);
+    const rows = fork.lanes.reduce((sum, one) => sum + one.height, 0);
+    set(drawn.region, {
+      x: start - 4,
+      y: TOP + (lane.row + 1) * ROW + 1,
+      width: round(end - start + 8),
+      height: rows * ROW - 2,
+    });
+    const from = this.y(lane) + BAR / 2;
+    fork.lanes.forEach((one, i) => {
+      const to = this.y(one) + BAR / 2;
+      let d = `M${start - 9},${from}C${start - 1},${from} ${start - 9},${to} ${start},${to}`;
+      if (fork.joined !== null) {
+        const close = this.timedAxis ? this.x(one.clock) : this.x(one.end);
+        d += `M${close},${to}H${end}C${end + 9},${to} ${end + 1},${from} ${end + 9},${from}`;
+      }
+      set(drawn.links[i], { d, class: one.critical ? "critical" : "link" });
+    });
+  }
+
+  drawSequence() {
+    const { layers, timeline } = this;
+    layers.sequence.setAttribute("visibility", this.timedAxis ? "hidden" : "visible");
+    const y = this.bottom + 22;
+    const { tokens, critical } = timeline.summary();
+    let at = timeline.base;
+    for (const piece of timeline.inTextOrder()) {
+      const drawn = this.drawn.get(piece);
+      if (!drawn.sequence) {
+        drawn.sequence = svg("rect", {}, layers.sequence);
+        drawn.sequence.addEventListener("mouseenter", () => this.select(piece, false));
+      }
+      set(drawn.sequence, {
+        x: this.x(at),
+        y,
+        width: round(piece.tokens * this.scale),
+        height: BAR,
+        class: `bar ${piece.role} ${colourOf(piece.lane)}`,
+      });
+      at += piece.tokens;
+    }
+    set(this.title, { x: MARGIN, y: y - 7 });
+    this.title.textContent = `one after another: ${counted(tokens)} tokens`;
+    const x = this.x(timeline.base + critical);
+    const fits = tokens > critical && (tokens - critical) * this.scale > 170;
+    set(this.saved, { x: x + 6, y: this.bottom - 16 });
+    this.saved.textContent = fits ? `${counted(tokens - critical)} steps saved` : "";
+  }
+
+  drawHeader() {
+    const one = this.timeline.summary();
+    const shown = [
+      ["tokens", counted(one.tokens)],
+      ["critical path", counted(one.critical)],
+      ["parallelism", `${one.parallelism.toFixed(2)}×`],
+      ["net", one.net === null ? "–" : `${one.net.toFixed(2)}×`],
+      ["forks", counted(one.forks)],
+      ["paths", counted(one.paths)],
+      ["depth", counted(one.depth)],
+    ];
+    if (one.seconds !== null) {
+      shown.push(["seconds", one.seconds.toFixed(2)]);
+    }
+    if (this.timeline.finishReason && this.timeline.finishReason !== "stop") {
+      shown.push(["finish reason", this.timeline.finishReason]);
+    }
+    const list = document.getElementById("figures");
+    list.replaceChildren();
+    for (const [name, value] of shown) {
+      const item = html("div", "", list);
+      html("dt", name, item);
+      html("dd", value, item);
+    }
+    document.getElementById("axis").hidden = !this.timeline.timed;
+  }
+
+  nameOf(piece) {
+    const role = { text: "", goal: ", goal", conclusion: ", conclusion" }[piece.role];
+    const from = piece.position - this.timeline.base;
+    const critical = piece.lane.critical ? ", on the critical path" : "";
+    const where = `positions ${counted(from)} to ${counted(from + piece.tokens)}`;
+    return `${piece.lane.name}${role}: ${counted(piece.tokens)} tokens, ${where}${critical}`;
+  }
+
+  select(piece, focus) {
+    const before = this.current && this.drawn.get(this.current);
+    if (before) {
+      before.bar.setAttribute("tabindex", -1);
+      before.bar.classList.remove("current");
+      before.sequence?.classList.remove("current");
+    }
+    this.current = piece;
+    const drawn = this.drawn.get(piece);
+    drawn.bar.setAttribute("tabindex", 0);
+    this.tell(piece);
+    if (focus) {
+      drawn.bar.focus();
+      drawn.bar.scrollIntoView({ block: "nearest", inline: "nearest" });
+    }
+  }
+
+  tell(piece) {
+    const drawn = this.drawn.get(piece);
+    drawn.bar.classList.add("current");
+    drawn.sequence?.classList.add("current");
+    document.getElementById("piece-name").textContent = this.nameOf(piece);
+    document.getElementById("piece-label").textContent = piece.lane.label;
+    const box = document.getElementById("piece-text");
+    if (box.textContent !== piece.text) {
+      box.textContent = piece.text;
+      box.scrollTop = 0;
+    }
+  }
+
+  // Left and right: along a lane. Up and down: to the nearest lane there that has text around here.
+  step(key) {
+    const pieces = this.current.lane.pieces;
+    const at = pieces.indexOf(this.current);
+    switch (key) {
+      case "ArrowLeft":
+        return pieces[at - 1];
+      case "ArrowRight":
+        return pieces[at + 1];
+      case "Home":
+        return pieces[0];
+      case "End":
+        return pieces.at(-1);
+      case "ArrowUp":
+        return this.beside(-1);
+      case "ArrowDown":
+        return this.beside(1);
+      default:
+        return undefined;
+    }
+  }
+
+  beside(direction) {
+    const here = this.place(this.current);
+    const cost = (piece) => {
+      const rows = (piece.lane.row - this.current.lane.row) * direction;
+      const there = this.place(piece);
+      const gap = Math.max(there.x - (here.x + here.width), here.x - (there.x + there.width), 0);
+      return rows > 0 ? gap * 1000 + rows : Infinity;
+    };
+    let best;
+    let least = Infinity;
+    for (const lane of this.timeline.lanes) {
+      for (const piece of lane.pieces) {
+        const one = cost(piece);
+        if (one < least) {
+          [best, least] = [piece, one];
+        }
+      }
+    }
+    return best;
+  }
+
+  listen() {
+    this.chart.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || !this.current) {
+        return;
+      }
+      const next = this.step(event.key);
+      if (next) {
+        this.select(next, true);
+        event.preventDefault();
+      } else if (event.key === "+" || event.key === "-") {
+        this.magnify(event.key === "+" ? 2 : 0.5);
+        event.preventDefault();
+      }
+    });
+    document.getElementById("wider").addEventListener("click", () => this.magnify(2));
+    document.getElementById("narrower").addEventListener("click", () => this.magnify(0.5));
+    for (const choice of document.querySelectorAll("#axis input")) {
+      choice.addEventListener("change", () => {
+        this.axis = choice.value;
+        this.draw();
+      });
+    }
+    new ResizeObserver(() => this.changed()).observe(this.scroll);
+  }
+
+  magnify(factor) {
+    this.zoom = Math.min(Math.max(this.zoom * factor, 1), 64);
+    this.draw();
+    const { x } = this.place(this.current);
+    this.scroll.scrollLeft = x - this.scroll.clientWidth / 3;
+  }
+
+  // The same as text: one <details> for each path, one for each piece.
+  drawTree() {
+    const tree = document.getElementById("tree");
+    tree.replaceChildren();
+    const branches = new Map([[this.timeline.trunk, html("ul", "", tree)]]);
+    for (const lane of this.timeline.lanes) {
+      const list = branches.get(lane);
+      for (const item of lane.items) {
+        if (!item.lanes) {
+          const one = html("details", "", html("li", "", list));
+          html("summary", `${item.role}, ${counted(item.tokens)} tokens`, one);
+          html("pre", item.text, one);
+          continue;
+        }
+        for (const inner of item.lanes) {
+          const at = inner.depth > DEEPEST ? branches.get(this.timeline.trunk) : list;
+          const one = html("details", "", html("li", "", at));
+          one.open = inner.depth === 1;
+          const label = inner.label ? ` “${inner.label.replace(/\s+/g, " ")}”` : "";
+          const critical = inner.critical ? ", critical" : "";
+          html("summary", `${inner.name}${label}, ${counted(inner.tokens)} tokens${critical}`, one);
+          branches.set(inner, html("ul", "", one));
+        }
+      }
+    }
+  }
+}
+
+function drawIssues(issues) {
+  const section = document.getElementById("issues");
+  section.hidden = !issues.length;
+  section.querySelector("summary").textContent =
+    issues.length === 1 ? "1 departure from the canonical form" : `${issues.length} departures from the canonical form`;
+  const list = section.querySelector("ul");
+  list.replaceChildren(...issues.map((issue) => html("li", issue)));
+}

@@ -235,7 +235,8 @@ class Router(Server):
         ]
         self.workers = len(urls)
 
-    def _wait(self) -> None:
-        """Until it has registered its workers, too: it answers for itself before that."""
-        super()._wait()
-        until(lambda: self.request("/workers", raw=True).count('"is_healthy":true') == self.workers)
+    def answers(self) -> bool:
+        """Whether it has registered its workers, too: it answers for itself before that."""
+        if not super().answers():
+            return False
+        return self.request("/workers", raw=True).count('"is_healthy":true') == self.workers

@@ -44,8 +44,9 @@ def block_mask(order: Tensor, rank: Tensor | None = None) -> BlockMask:
     def padded(values: Tensor) -> tuple[Tensor, Tensor]:
         """``values`` to whole blocks with the lowest and with the highest number."""
         limits = torch.iinfo(values.dtype)
-        low = torch.nn.functional.pad(values, (0, short), value=limits.min)
-        return low, torch.nn.functional.pad(values, (0, short), value=limits.max)
+        ends = (values.new_full((batch, short), end) for end in (limits.min, limits.max))
+        low, high = (torch.cat([values, end], dim=1) for end in ends)
+        return low, high
 
     def bounds(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Least and greatest of each block, padding not counted, ``(batch, blocks)``."""

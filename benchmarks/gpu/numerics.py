@@ -2,17 +2,21 @@
 
     python benchmarks/gpu/numerics.py [--dry-run] [--json FILE]
 
-Four checks: runs of an extend; the same by a custom mask; a cascade; a captured decode graph
-replayed over rows that were moved. Exits with 1 where one is beyond its tolerance.
+Five checks: runs of an extend; the same by a custom mask; a cascade; a captured decode graph
+replayed over rows that were moved; FlexAttention under the trainer's block mask, with gradients.
+Exits with 1 where one is beyond its tolerance.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from typing import Any
 
 import torch
-from cases import Pool, Row, Shape, expected, plain_row, pool, row, seen
+from cases import ROOT, Pool, Row, Shape, expected, noise, plain_row, pool, row, seen
+from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.functional import scaled_dot_product_attention
 from wrappers import Kernels, arguments, machine, report
 
 from sglang_multiverse.attention.batch import Siblings
@@ -209,6 +213,62 @@ def check_graph(kernels: Kernels, scale: int, dim: int) -> dict[str, Any]:
     return found
 
 
+def check_flex(kernels: Kernels, scale: int, dim: int) -> dict[str, Any]:
+    """FlexAttention under the trainer's mask against SDPA in float32 under the dense one: answers
+    and gradients, each relative to its largest value. A CPU has no such gradients."""
+    block_mask = trainer_block_mask()
+    torch.compiler.reset()
+    attend = flex_attention if kernels.dry else torch.compile(flex_attention, dynamic=False)
+    found = {}
+    for heads in HEADS:
+        for name, rows in rows_of(scale).items():
+            if len(rows) > 1 or rows[0].extend.prefix_len:
+                continue
+            layout = rows[0].layout
+            order = torch.from_numpy(layout.order)[None].to(kernels.device)
+            like = torch.empty(0, device=kernels.device, dtype=torch.bfloat16)
+            shapes = [(1, count, len(layout), dim) for count in (heads[0], heads[1], heads[1])]
+            inputs = [noise(shape, like, seed) for seed, shape in enumerate(shapes)]
+            gradient = noise(shapes[0], like, 7)
+            mask = seen(layout, 0, len(layout), kernels.device)
+            ours = _with_gradients(
+                lambda *x, order=order: attend(*x, block_mask=block_mask(order), enable_gqa=True),
+                inputs,
+                None if kernels.dry else gradient,
+            )
+            wanted = _with_gradients(
+                lambda *x, mask=mask: scaled_dot_product_attention(
+                    *x, attn_mask=mask, enable_gqa=True
+                ),
+                [x.float() for x in inputs],
+                None if kernels.dry else gradient.float(),
+            )
+            found[f"{name}, heads {heads[0]}:{heads[1]}"] = {
+                what: difference(got / one.abs().max(), one / one.abs().max())
+                for what, got, one in zip(("out", "dq", "dk", "dv"), ours, wanted, strict=False)
+            }
+    return found
+
+
+def _with_gradients(
+    attend: Any, inputs: list[torch.Tensor], gradient: torch.Tensor | None
+) -> list[torch.Tensor]:
+    if gradient is None:
+        return [attend(*inputs)]
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = attend(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, gradient)]
+
+
+def trainer_block_mask() -> Any:
+    """``block_mask`` of the training room, loaded by itself: the room imports transformers."""
+    spec = importlib.util.spec_from_file_location("masks", ROOT / "training" / "masks.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.block_mask
+
+
 def capture(step: Any) -> Any:
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -230,6 +290,7 @@ def main() -> int:
         "extend": check_extends(kernels, scale, dim),
         "cascade": check_cascade(kernels, scale, dim),
         "graph": check_graph(kernels, scale, dim),
+        "flex": check_flex(kernels, scale, dim),
     }
     failed = [
         f"{check}: {case}: {what}"

@@ -28,4 +28,5 @@ failed=0
 for part in extend decode flex; do
     "$python" "$here/speed.py" --only $part --json "$out/speed-$part.json" || failed=$?
 done
+"$python" "$here/model.py" --json "$out/model.json" || failed=$?
 exit $failed

@@ -3,18 +3,21 @@
     python benchmarks/gpu/speed.py [--dry-run] [--only extend decode flex] [--json FILE]
 
 One layer of Qwen2.5-32B (40 query heads, 8 KV heads, 128 wide, bfloat16). Times are medians with
-quartiles, of the device, in milliseconds; ``plan_ms`` is host time, paid once per forward.
+quartiles, of the device, in milliseconds; ``plan_ms`` is host time, paid once per forward. Decode
+runs over as many layers of KV as the device's cache cannot hold, ``ms`` and ``graph_ms`` for each:
+launched one by one, and replayed as a CUDA graph.
 """
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from cases import EXTENDS, ROOT, Pool, Row, Shape, noise, plain_row, pool, row
-from numerics import DecodeMode, cumulative, model, plan_decode
+from cases import EXTENDS, Pool, Row, Shape, noise, plain_row, pool, row
+from numerics import DecodeMode, capture, cumulative, model, plan_decode, trainer_block_mask
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
 from wrappers import Kernels, arguments, machine, report
 
 from sglang_multiverse.attention.batch import Siblings
@@ -28,6 +31,9 @@ HEADS, DIM = (40, 8), 128
 #: Tokens that each path has written of its own, for decode.
 OWN = 512
 
+#: Bytes of KV that no device's cache holds: a model's layers follow one another over as much.
+BEYOND_CACHE = 512 << 20
+
 #: Prefix in tokens, siblings of a group, groups.
 DECODES = (
     *((2048, n, 1) for n in (2, 4, 8)),
@@ -37,8 +43,11 @@ DECODES = (
     (16384, 4, 8),
     *((32768, n, 1) for n in (2, 4, 8)),
     (32768, 4, 4),
+    (8192, 8, 16),
+    (16384, 8, 8),
 )
 FLEX = (
+    Shape(2048, 16, 4, 0.5),
     Shape(8192, 8, 3, 0.35),
     Shape(16384, 8, 4, 0.8),
     Shape(32768, 8, 4, 0.8, nested=True),
@@ -133,38 +142,59 @@ def decodes(
             seq_lens_cpu=torch.tensor(lengths),
         )
         cascade, plain = kernels.cascade(), kernels.decode()
+        layers = 2 if kernels.dry else max(1, BEYOND_CACHE // (2 * data.k.nbytes))
+        caches = [data.cache, *(copies(data.cache) for _ in range(layers - 1))]
+
+        def plan_cascade(cascade: Any = cascade, batch: Any = batch, data: Pool = data) -> None:
+            cascade.plan(batch, data, data.sizes)
+
+        def plan_plain(plain: Any = plain, data: Pool = data, lengths: list[int] = lengths) -> None:
+            plan_decode(plain, data, lengths)
+
         found.append(
             {
                 "prefix": prefix,
                 "paths": paths,
                 "groups": groups,
+                "layers": layers,
                 "tokens_spared": tokens_spared(siblings.groups, siblings.shared),
                 "rule": cascade_pays(siblings.groups, siblings.shared),
-                "cascade": _time_cascade(kernels, cascade, data, batch, q, repeats),
-                "plain": _time_decode(kernels, plain, data, lengths, q, repeats),
+                "cascade": _time_decode(kernels, cascade, plan_cascade, caches, q, repeats),
+                "plain": _time_decode(kernels, plain, plan_plain, caches, q, repeats),
             }
         )
-        found[-1]["plain / cascade"] = found[-1]["plain"]["ms"] / found[-1]["cascade"]["ms"]
+        for ms in ("ms", "graph_ms"):
+            ratio = found[-1]["plain"][ms] / found[-1]["cascade"][ms]
+            found[-1][f"{ms}: plain / cascade"] = ratio
+        del caches
     return found
 
 
-def _time_cascade(
-    kernels: Kernels, cascade: Any, data: Pool, batch: Any, q: torch.Tensor, repeats: int
-) -> dict[str, float]:
-    def planned() -> None:
-        cascade.plan(batch, data, data.sizes)
-
-    planned()
-    times = kernels.time(lambda: cascade.forward(q, data.cache, sm_scale=data.scale), repeats)
-    return times | {"plan_ms": kernels.host(planned, repeats)}
+def copies(cache: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    return cache[0].clone(), cache[1].clone()
 
 
 def _time_decode(
-    kernels: Kernels, plain: Any, data: Pool, lengths: list[int], q: torch.Tensor, repeats: int
+    kernels: Kernels,
+    wrapper: Any,
+    planned: Callable[[], None],
+    caches: list[tuple[torch.Tensor, torch.Tensor]],
+    q: torch.Tensor,
+    repeats: int,
 ) -> dict[str, float]:
-    plan_decode(plain, data, lengths)
-    times = kernels.time(lambda: plain.forward(q, data.cache, sm_scale=data.scale), repeats)
-    return times | {"plan_ms": kernels.host(lambda: plan_decode(plain, data, lengths), repeats)}
+    """Milliseconds a layer, and of a plan."""
+    scale = float(q.shape[-1] ** -0.5)
+
+    def step() -> None:
+        for cache in caches:
+            wrapper.forward(q, cache, sm_scale=scale)
+
+    planned()
+    times = kernels.time(step, repeats)
+    replayed = kernels.time(step if kernels.dry else capture(step), repeats)
+    times |= {f"graph_{name}": value for name, value in replayed.items()}
+    by_layer = {name: value / len(caches) for name, value in times.items()}
+    return by_layer | {"plan_ms": kernels.host(planned, repeats)}
 
 
 def decode_pool(kernels: Kernels, prefix: int, paths: int, groups: int, own: int) -> Pool:
@@ -178,13 +208,14 @@ def decode_pool(kernels: Kernels, prefix: int, paths: int, groups: int, own: int
 
 
 def flex(kernels: Kernels, shapes: tuple[Shape, ...], repeats: int) -> list[dict[str, Any]]:
-    """The trainer's block mask against a causal one, forward and backward."""
+    """The trainer's block mask against a causal one, and against SDPA told that it is causal."""
     block_mask = trainer_block_mask()
-    attend = flex_attention if kernels.dry else torch.compile(flex_attention, dynamic=False)
     heads, dim = ((5, 1), 16) if kernels.dry else (HEADS, DIM)
     found = []
     for shape in shapes:
         n = shape.tokens
+        torch.compiler.reset()  # else compiled variants of all shapes count against one limit
+        attend = flex_attention if kernels.dry else torch.compile(flex_attention, dynamic=False)
         order = torch.from_numpy(layout_of(shape.trace()).order)[None].to(kernels.device)
         like = torch.empty(0, device=kernels.device, dtype=torch.bfloat16)
         q, k, v = (
@@ -197,47 +228,48 @@ def flex(kernels: Kernels, shapes: tuple[Shape, ...], repeats: int) -> list[dict
             "causal": create_block_mask(causal, 1, None, n, n, device=str(kernels.device)),
         }
         for name, mask in masks.items():
-            result[name] = _time_flex(kernels, attend, (q, k, v), mask, repeats)
+
+            def masked(*x: torch.Tensor, mask: Any = mask, attend: Any = attend) -> torch.Tensor:
+                attended: torch.Tensor = attend(*x, block_mask=mask, enable_gqa=True)
+                return attended
+
+            result[name] = _time_training(kernels, masked, (q, k, v), repeats)
             result[name]["sparsity_percent"] = float(mask.sparsity())
-        for part in ("forward", "backward"):
-            if part in result["causal"]:
-                ratio = result["multiverse"][part]["ms"] / result["causal"][part]["ms"]
-                result[f"{part}: multiverse / causal"] = ratio
+        result["sdpa"] = _time_training(kernels, sdpa, (q, k, v), repeats)
+        for base in ("causal", "sdpa"):
+            for part in result[base].keys() & {"forward", "backward"}:
+                ratio = result["multiverse"][part]["ms"] / result[base][part]["ms"]
+                result[f"{part}: multiverse / {base}"] = ratio
         found.append(result)
     return found
+
+
+def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Causal, by torch's fastest kernel."""
+    return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
 
 def causal(_b: Any, _h: Any, q: Any, k: Any) -> Any:
     return q >= k
 
 
-def _time_flex(
-    kernels: Kernels, attend: Any, inputs: tuple[torch.Tensor, ...], mask: Any, repeats: int
+def _time_training(
+    kernels: Kernels,
+    attend: Callable[..., torch.Tensor],
+    inputs: tuple[torch.Tensor, ...],
+    repeats: int,
 ) -> dict[str, Any]:
-    def forward() -> torch.Tensor:
-        return attend(*inputs, block_mask=mask, enable_gqa=True)
-
     with torch.no_grad():
-        result: dict[str, Any] = {"forward": kernels.time(forward, repeats)}
+        result: dict[str, Any] = {"forward": kernels.time(lambda: attend(*inputs), repeats)}
     if kernels.dry:  # torch has no backward of FlexAttention on a CPU
         return result
-    for x in inputs:
-        x.requires_grad_()
-    out = forward()
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = attend(*leaves)
     gradient = torch.randn_like(out)
     result["backward"] = kernels.time(
-        lambda: torch.autograd.grad(out, inputs, gradient, retain_graph=True), repeats
+        lambda: torch.autograd.grad(out, leaves, gradient, retain_graph=True), repeats
     )
     return result
-
-
-def trainer_block_mask() -> Any:
-    """``block_mask`` of the training room, loaded by itself: the room imports transformers."""
-    spec = importlib.util.spec_from_file_location("masks", ROOT / "training" / "masks.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.block_mask
 
 
 def main() -> None:

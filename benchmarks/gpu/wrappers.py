@@ -4,6 +4,7 @@ but the kernels is exercised."""
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
 import statistics
@@ -140,8 +141,8 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def machine(dry: bool) -> dict[str, Any]:
-    """What the figures were taken on."""
+def machine(dry: bool, *, flashinfer: bool = True) -> dict[str, Any]:
+    """What the figures were taken on; ``flashinfer`` says whether it played a part."""
     found: dict[str, Any] = {
         "dry_run": dry,
         "python": platform.python_version(),
@@ -149,10 +150,9 @@ def machine(dry: bool) -> dict[str, Any]:
         "revision": revision(),
     }
     if not dry:
-        import flashinfer
-
-        name = torch.cuda.get_device_name()
-        found |= {"device": name, "cuda": torch.version.cuda, "flashinfer": flashinfer.__version__}
+        found |= {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+        if flashinfer:
+            found["flashinfer"] = importlib.import_module("flashinfer").__version__
     return found
 
 

@@ -353,9 +353,10 @@ def packed_orders(length: int) -> torch.Tensor:
     return torch.stack(rows).to(torch.int32)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 @pytest.mark.parametrize("length", [128, 700, 1024])
-def test_block_lists_name_the_blocks_that_hold_a_visible_pair(length):
-    order = packed_orders(length)
+def test_block_lists_name_the_blocks_that_hold_a_visible_pair(length, dtype):
+    order = packed_orders(length).to(dtype)
     rule = dense_mask(order)
     ours = block_mask(order)
 

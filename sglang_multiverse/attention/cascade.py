@@ -2,7 +2,7 @@
 
 SGLang 0.5.23 has no such decode. FlashInfer's own ``MultiLevelCascadeAttentionWrapper`` runs every
 level over every row, so that rows without siblings would need empty ones; here the first level
-covers grouped rows alone. Not yet run on a GPU.
+covers grouped rows alone.
 """
 
 from __future__ import annotations

@@ -19,10 +19,11 @@ from .plan import IntArray
 #: Group id of a row without siblings.
 ALONE = -1
 
-#: KV tokens that a step must spare for the second level to pay: reading 8k tokens of 4 KiB (one
-#: layer of 8 KV heads of 128, bf16) takes about 8 us at 4.3 TB/s, and one more launch and a merge
-#: are put at 5 to 10 us. A model of costs; no GPU has confirmed it.
-CASCADE_TOKENS = 8192
+#: Bytes of KV that a step must spare in each layer for two levels to pay. Such a step runs without
+#: a CUDA graph. On an H100 (40 query heads, 8 KV heads of 128, bf16: 4 KiB a token and layer) it
+#: took at least 0.31 ms a layer, which the host needs to launch it, and was slower than stock's
+#: graph at 458,752 tokens spared (0.92x), faster at 917,504 (1.37x, 1.42x): docs/gpu.md.
+CASCADE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,17 @@ def cascade_plan(
 def cascade_pays(
     groups: Sequence[int] | npt.NDArray[np.integer],
     shared: Sequence[int] | npt.NDArray[np.integer],
+    bytes_per_token: int,
     *,
-    tokens: int = CASCADE_TOKENS,
+    spared: int = CASCADE_BYTES,
 ) -> bool:
-    """Whether a step spares more than ``tokens`` KV tokens: a prefix of P tokens that N siblings
-    share is read once, not N times."""
-    return tokens_spared(groups, shared) > tokens
+    """Whether a step spares more than ``spared`` bytes of KV in a layer: a prefix of P tokens that
+    N siblings share is read once, not N times.
+
+    Args:
+        bytes_per_token: of one token's K and V, in one layer of one rank.
+    """
+    return tokens_spared(groups, shared) * bytes_per_token > spared
 
 
 def tokens_spared(
@@ -133,7 +139,7 @@ def _with_siblings(
 
 __all__ = [
     "ALONE",
-    "CASCADE_TOKENS",
+    "CASCADE_BYTES",
     "CascadePlan",
     "cascade_pays",
     "cascade_plan",

@@ -104,7 +104,10 @@ class MultiverseFlashInferBackend(FlashInferAttnBackend):  # type: ignore[misc]
 
     def _cascades(self, forward_batch: Any) -> bool:
         siblings = siblings_of(forward_batch)
-        return siblings is not None and cascade_pays(siblings.groups, siblings.shared)
+        if siblings is None:
+            return False
+        each = Sizes.of(self.indices_updater_decode).bytes_per_token
+        return cascade_pays(siblings.groups, siblings.shared, each)
 
     def _plan_extend(self, extends: Sequence[Extend], forward_batch: Any) -> None:
         if not forward_batch.forward_mode.is_extend_without_speculative():

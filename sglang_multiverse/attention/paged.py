@@ -32,6 +32,11 @@ class Sizes:
             updater.data_type,
         )
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Of K and V, in one layer of one rank."""
+        return int(2 * self.num_kv_heads * self.head_dim * self.kv_data_type.itemsize)
+
 
 def plan_runs(wrapper: Any, made: ExtendPlan, indices: torch.Tensor, sizes: Sizes) -> None:
     """One row per run, causal, pages of one token.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sglang_multiverse.attention.cascade_plan import (
     ALONE,
-    CASCADE_TOKENS,
+    CASCADE_BYTES,
     CascadePlan,
     cascade_pays,
     cascade_plan,
@@ -119,15 +119,15 @@ def test_siblings_apart_in_the_batch_are_brought_together() -> None:
     assert plan.own_len.tolist() == [1, 3, 2, 1, 9, 8]
 
 
-def test_a_step_pays_by_the_tokens_it_does_not_read_again() -> None:
-    """B (N - 1) P of the cost model: four siblings over 3k tokens, and two over as many."""
+def test_a_step_pays_by_the_bytes_it_does_not_read_again() -> None:
+    """(N - 1) P by group: four siblings over 3k tokens, and two over as many."""
     groups, shared = [0] * 4 + [1] * 2 + [ALONE], [3000] * 6 + [0]
     assert tokens_spared(groups, shared) == 3 * 3000 + 3000
-    assert cascade_pays(groups, shared)
-    assert not cascade_pays(groups, shared, tokens=12_000)
-    assert not cascade_pays([0, 0], [CASCADE_TOKENS] * 2)
-    assert cascade_pays([0, 0], [CASCADE_TOKENS + 1] * 2)
-    assert not cascade_pays([ALONE] * 8, [0] * 8)
+    assert cascade_pays(groups, shared, 4, spared=47_999)
+    assert not cascade_pays(groups, shared, 4, spared=48_000)
+    assert not cascade_pays([0, 0], [CASCADE_BYTES // 4096] * 2, 4096)
+    assert cascade_pays([0, 0], [CASCADE_BYTES // 4096 + 1] * 2, 4096)
+    assert not cascade_pays([ALONE] * 8, [0] * 8, 4096, spared=0)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from triton.runtime.interpreter import InterpretedFunction
 
 from sglang_multiverse.attention import flashinfer as ours
 from sglang_multiverse.attention.batch import Siblings
-from sglang_multiverse.attention.cascade_plan import ALONE
+from sglang_multiverse.attention.cascade_plan import ALONE, CASCADE_BYTES
 from sglang_multiverse.attention.flashinfer import MultiverseFlashInferBackend
 from sglang_multiverse.attention.plan import plan
 
@@ -213,7 +213,7 @@ def decode(backend: MultiverseFlashInferBackend, forward: Forward) -> torch.Tens
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cascades pay at any length."""
-    monkeypatch.setattr(ours, "cascade_pays", lambda groups, shared: max(groups) != ALONE)
+    monkeypatch.setattr(ours, "cascade_pays", lambda groups, *_: max(groups) != ALONE)
 
 
 @pytest.mark.parametrize("heads", [(5, 1), (40, 8)])
@@ -256,8 +256,14 @@ def test_a_cascade_step_leaves_the_decode_graph() -> None:
     batch, _ = decode_batch()
     forward = forward_of(batch)
     forward.forward_batch.forward_mode = ForwardMode.DECODE
-    forward.forward_batch.multiverse_siblings = Siblings([0] * 6, [5000] * 6)
-    assert not build(forward, cascade=True).can_run_decode_cuda_graph(forward.forward_batch)
+    backend = build(forward, cascade=True)
+    updater = backend.indices_updater_decode
+    each = 2 * updater.num_kv_heads * updater.head_dim * updater.data_type.itemsize
+    enough = CASCADE_BYTES // (5 * each) + 1  # one of six siblings reads it, five are spared
+    forward.forward_batch.multiverse_siblings = Siblings([0] * 6, [enough - 1] * 6)
+    assert backend.can_run_decode_cuda_graph(forward.forward_batch)
+    forward.forward_batch.multiverse_siblings = Siblings([0] * 6, [enough] * 6)
+    assert not backend.can_run_decode_cuda_graph(forward.forward_batch)
     assert build(forward).can_run_decode_cuda_graph(forward.forward_batch)
     forward.forward_batch.forward_mode = ForwardMode.EXTEND
     assert build(forward, cascade=True).can_run_decode_cuda_graph(forward.forward_batch)

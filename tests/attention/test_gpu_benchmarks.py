@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,9 +70,31 @@ def test_speed_has_a_row_for_every_case(repository: Path, tmp_path: Path) -> Non
         assert row["runs"] > 1
     for row in found["decode"]:
         assert row["tokens_spared"] == row["groups"] * (row["paths"] - 1) * row["prefix"]
-        assert {"cascade", "plain", "rule"} <= set(row)
+        assert {"cascade", "plain", "rule", "plain, graph / cascade"} <= set(row)
+        assert {"ms", "graph_ms", "plan_ms"} <= set(row["cascade"]) & set(row["plain"])
     for row in found["flex"]:
-        assert {"multiverse", "causal", "forward: multiverse / causal"} <= set(row)
+        assert {"multiverse", "causal", "sdpa"} <= set(row)
+        assert {f"forward: multiverse / {base}" for base in ("causal", "sdpa")} <= set(row)
+
+
+def test_a_model_in_training_is_checked_and_timed(repository: Path, tmp_path: Path) -> None:
+    found = dry(repository, tmp_path, "model.py", "--dry-run")
+    assert found["failed"] == []
+    checked = found["gradients"]
+    assert checked["sdpa"]["mean gradient"] < 0.05  # bfloat16 against float32
+    assert checked["causal"]["mean gradient"] > 5 * checked["sdpa"]["mean gradient"]
+    (row,) = found["steps"]
+    assert {"sdpa, by order", "sdpa, causal", "sdpa, by order / sdpa, causal"} <= set(row)
+
+
+def test_the_documents_have_the_tables_that_are_printed(repository: Path) -> None:
+    script = repository / "benchmarks" / "gpu" / "tables.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    printed = dict(re.findall(r"^## (\S+)\n\n(.*?)\n(?=\n## |\n*\Z)", done.stdout, re.S | re.M))
+    page = (repository / "docs" / "gpu.md").read_text(encoding="utf-8")
+    marked = re.findall(r"<!-- gpu-table: (\S+) -->\n(.*?)\n<!-- /gpu-table -->", page, re.S)
+    assert dict(marked) == {name: text.strip() for name, text in printed.items()}
+    assert len(marked) == 5
 
 
 @pytest.mark.gpu

@@ -1,5 +1,5 @@
-"""The servers that are attacked: pool sizes, overlap scheduling, chunks, limits of forks, and the
-attention backend."""
+"""The servers that are attacked: pool sizes, overlap scheduling, chunks, limits of forks, the
+attention backend, and paths that share."""
 
 from __future__ import annotations
 
@@ -64,4 +64,6 @@ def setting(seed: int, number: int) -> Setting:
         flags += ["--enable-mixed-chunk", "--chunked-prefill-size=32"]
     if rng.random() < 0.5:
         flags.append("--attention-backend=multiverse")
+    if rng.random() < 0.25:
+        flags.append(f"--multiverse-share-every={rng.choice((1, 3, 16))}")
     return Setting(tuple(flags))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sglang_multiverse.engine.tree import Tree
@@ -9,6 +10,7 @@ from sglang_multiverse.patches.active import coordinator
 from sglang_multiverse.patches.rows import launch as rows
 from sglang_multiverse.patches.rows.branch import Branch
 
+from .client import Client, ServerError
 from .script import Forced
 
 #: Methods of one request's tree.
@@ -17,6 +19,9 @@ OF_TREE = ("accept", "_fork", "end_path", "join", "emit", "trace", "written", "c
 OF_POOL = ("park", "visible", "drop")
 #: Steps of its rows.
 OF_ROWS = ("Seed.open", "Seed.settle", "Tail.open", "Tail.settle", "Resume.open", "Resume.settle")
+FAULTS = (*OF_TREE, *OF_POOL, *OF_ROWS)
+#: What can fail without the answer failing: its figures, and what only an abort asks for.
+HARMLESS = {"trace", "cut", "written", "drop"}
 
 
 class Fault(RuntimeError):
@@ -71,3 +76,38 @@ class Faulty(Forced):
             if isinstance(mark, Branch) and params.get("fault"):
                 _plant(mark.tree, params["fault"])
         return super().__call__(logits, custom_param_list)
+
+
+def end_alone(
+    server: Client, make: Callable[[int], tuple[list[int], int]], eos: int, fault: str
+) -> None:
+    """Nine answers at once, three of them with ``fault``: those end, the others are right.
+
+    Args:
+        make: the text of a seed, and how many of its tokens are the prompt.
+    """
+
+    def ask(seed: int, faulty: bool) -> object:
+        script, prompt_len = make(seed)
+        custom = {"script": script, "eos": eos, **({"fault": fault} if faulty else {})}
+        try:
+            answer = server.generate(
+                script[:prompt_len],
+                custom_logit_processor=Faulty.to_str(),
+                custom_params=custom,
+            )
+        except ServerError as error:
+            return str(error)
+        assert answer["output_ids"] == [*script[prompt_len:], eos]
+        return answer["meta_info"]["finish_reason"]["type"]
+
+    calls = [(lambda s=s: ask(s, s % 3 == 0)) for s in range(600, 609)]
+    results = server.at_once(calls)
+    for i, result in enumerate(results):
+        if (600 + i) % 3:
+            assert result == "stop"
+        elif fault not in HARMLESS:
+            assert "HTTP 500" in str(result), result
+            assert "Fork and join failed" in str(result)
+    assert ask(600, False) == "stop"
+    server.assert_sound()

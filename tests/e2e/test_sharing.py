@@ -18,6 +18,7 @@ from sglang_multiverse.structure import parse
 
 from .client import Client
 from .conftest import _serve
+from .faults import FAULTS, HARMLESS, end_alone
 from .script import read_rows, starts
 from .test_fidelity import TOLERANCE
 from .texts import Texts
@@ -283,3 +284,16 @@ def test_a_tight_pool_takes_trees_away_and_computes_them_again(
     print(f"\nretracted {sum(again)} times, {sum(map(bool, again))} of {len(again)} requests")
     assert sum(again)
     narrow.assert_sound()
+
+
+#: Where paths share, each resumes with its siblings: none is seeded.
+STRUCK = [f for f in FAULTS if f not in HARMLESS and not f.startswith("Seed.")]
+
+
+@pytest.mark.parametrize("fault", STRUCK)
+def test_a_fault_ends_its_request_alone(
+    narrow: Client, random_weights: Path, texts: Texts, fault: str
+) -> None:
+    """Siblings of the path it strikes may wait for it, and trees around it be taken away."""
+    narrow.use(random_weights)
+    end_alone(narrow, lambda seed: long_text(texts, seed), texts.eos, fault)

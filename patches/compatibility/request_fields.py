@@ -150,7 +150,8 @@ REQUESTS = (
         WORKS,
         "logprobs of the input",
         "for a prompt that holds finished blocks, with `--attention-backend multiverse` alone; "
-        "refused with HTTP 400 over others, and where the prompt ends at a goal that forks",
+        "refused with HTTP 400 over others, where paths share, and where the prompt ends at a goal "
+        "that forks",
         generate="logprob_start_len",
         test="tests/e2e/test_conversations.py",
     ),

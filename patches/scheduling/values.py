@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from sglang.srt.managers.schedule_batch import Req
+from sglang.srt.sampling.custom_logit_processor import CustomLogitProcessor
 
 
 def unusable(req: Req, vocab_size: int) -> str | None:
@@ -33,4 +34,19 @@ def unusable(req: Req, vocab_size: int) -> str | None:
             return f"logit_bias names token {key}; token ids are 0 to {vocab_size - 1}"
     if params.min_new_tokens > 0 and req.tokenizer is None:
         return "min_new_tokens needs the server's tokenizer; leave it out"
+    return _processor(req.custom_logit_processor)
+
+
+def _processor(text: str | None) -> str | None:
+    """What is wrong with a custom logit processor: batches load it with no one to catch it. What
+    it does when it is called is for those to answer for who allowed such processors."""
+    if text is None:
+        return None
+    try:
+        CustomLogitProcessor.from_str(text)
+    except Exception as error:
+        return (
+            f"custom_logit_processor cannot be loaded ({type(error).__name__}: {error}); send what "
+            "CustomLogitProcessor.to_str() returns, of a class that this server can import"
+        )
     return None

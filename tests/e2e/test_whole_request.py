@@ -391,6 +391,9 @@ DEPTH = 64
         ([5], {"return_logprob": True, "top_logprobs_num": 10**6}, "top_logprobs_num"),
         ([5], {"return_logprob": True, "logprob_start_len": -7}, "logprob_start_len"),
         ([5], {"logit_bias": {"1000000": 1.0}}, "logit_bias"),
+        ([5], {"custom_logit_processor": "no JSON"}, "custom_logit_processor"),
+        ([5], {"custom_logit_processor": '{"callable": "80"}'}, "custom_logit_processor"),
+        ([5], {"custom_logit_processor": "[]"}, "custom_logit_processor"),
     ],
 )
 def test_values_that_no_forward_pass_can_take(

@@ -14,10 +14,10 @@ def scheduler_hooks() -> list[Hook]:
     from .answers import grammar, prompt_logprobs, reasoning_tokens, stream
     from .reporting import report
     from .rows import forward, guard, last_resort
-    from .scheduling import admission, batch, deadlines, prefix_cache, scheduler
+    from .scheduling import admission, batch, deadlines, new_weights, prefix_cache, scheduler
 
     modules = (
-        *(scheduler, admission, batch, deadlines, prefix_cache),
+        *(scheduler, admission, batch, deadlines, prefix_cache, new_weights),
         *(forward, guard, last_resort),
         *(grammar, stream, prompt_logprobs, reasoning_tokens),
         *(report, attention),

@@ -42,13 +42,33 @@ def share_every(scheduler: Any) -> int | None:
     return told
 
 
+def layout_problems(made: dict[str, Any], served_with: int | None) -> list[str]:
+    """Why weights cannot be served under this layout.
+
+    Args:
+        made: what their config records under ``multiverse``.
+        served_with: tokens after which paths of this server share, or None.
+    """
+    rule, made_with = made.get("layout", LAYOUT_VERSION), made.get("share_every")
+    found = []
+    if rule != LAYOUT_VERSION:
+        found.append(
+            f"weights trained under layout rule {rule}: serve them with a release that has it; "
+            f"this one has rule {LAYOUT_VERSION}"
+        )
+    if made_with is not None and made_with != served_with:
+        found.append(
+            f"weights trained with share_every={made_with}: start the server with "
+            f"--multiverse-share-every {made_with}, or leave it out: then it is the weights'"
+        )
+    return found
+
+
 def model_problems(scheduler: Any) -> list[str]:
     """Why the loaded model cannot be served with fork and join."""
     config = scheduler.model_config
     runner = scheduler.tp_worker.model_runner
     made = getattr(config.hf_config, "multiverse", None) or {}
-    layout = made.get("layout", LAYOUT_VERSION)
-    made_with, served_with = made.get("share_every"), share_every(scheduler)
     unserved = [
         (scheduler.page_size != 1, f"page size {scheduler.page_size}", "pass --page-size 1"),
         (
@@ -67,16 +87,6 @@ def model_problems(scheduler: Any) -> list[str]:
         (config.model_is_mrope, "a model with multimodal rotary positions", _WITHOUT),
         (not scheduler.is_generation, "a model that does not generate", _WITHOUT),
         (scheduler.dllm_config is not None, "a diffusion model", _WITHOUT),
-        (
-            layout != LAYOUT_VERSION,
-            f"weights trained under layout rule {layout}",
-            f"serve them with a release that has it; this one has rule {LAYOUT_VERSION}",
-        ),
-        (
-            made_with is not None and made_with != served_with,
-            f"weights trained with share_every={made_with}",
-            f"pass --multiverse-share-every {made_with}, or leave it out: then it is the weights'",
-        ),
     ]
     backends = {runner.prefill_attention_backend_str, runner.decode_attention_backend_str}
     unserved.append(
@@ -95,13 +105,15 @@ def model_problems(scheduler: Any) -> list[str]:
                 f"pass --attention-backend with one of {', '.join(ATTENTION_BACKENDS)}",
             )
         )
-    return [f"{what}: {remedy}" for refused, what, remedy in unserved if refused]
+    found = [f"{what}: {remedy}" for refused, what, remedy in unserved if refused]
+    return [*layout_problems(made, share_every(scheduler)), *found]
 
 
 __all__ = [
     "ATTENTION_BACKENDS",
     "argument_problems",
     "check_scheduler",
+    "layout_problems",
     "model_problems",
     "share_every",
 ]

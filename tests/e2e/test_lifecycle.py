@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 import shutil
 import threading
 import time
@@ -266,3 +267,26 @@ def test_pauses_at_every_moment_of_a_tree(
     assert answer["meta_info"]["num_retractions"] >= 5
     assert set(made_by(crowd.rows(11), whole, dialect, [random_model])) == {0}
     every.assert_sound()
+
+
+def test_weights_of_another_layout_are_not_loaded(
+    overlap: Client, other_weights: Path, tmp_path: Path
+) -> None:
+    """Their config says how they were trained; the server goes on with those it has."""
+    body = {"input_ids": [5, 6, 7], "sampling_params": {"max_new_tokens": 4, "temperature": 0}}
+    before = overlap.server.request("/generate", {**body, "return_logprob": True})
+    shutil.copytree(other_weights, tmp_path / "sharing")
+    config = tmp_path / "sharing" / "config.json"
+    made = json.loads(config.read_text())
+    made["multiverse"] = {**made.get("multiverse", {}), "share_every": 8}
+    config.write_text(json.dumps(made))
+    asked = {"model_path": str(config.parent), "flush_cache": True}
+    with pytest.raises(ServerError, match=r"HTTP 400.*share_every=8"):
+        overlap.server.request("/update_weights_from_disk", asked)
+    after = overlap.server.request("/generate", {**body, "return_logprob": True})
+    for old, new in zip(
+        *(a["meta_info"]["output_token_logprobs"] for a in (before, after)), strict=True
+    ):
+        assert new[1] == old[1]
+        assert new[0] == pytest.approx(old[0], abs=TOLERANCE)
+    overlap.assert_sound()

@@ -130,7 +130,7 @@ def test_the_tiny_model_is_served() -> None:
                 "hf_config": SimpleNamespace(multiverse={"share_every": 16}),
                 "server_args": SimpleNamespace(_multiverse={"options": {"share_every": None}}),
             },
-            "share_every=16: pass --multiverse-share-every 16",
+            "share_every=16: start the server with --multiverse-share-every 16",
         ),
         ({"decode_attention_backend_str": "fa4"}, "attention backend fa4"),
         (

@@ -59,6 +59,9 @@ EXTRAS = {
     ],
 }
 
+#: What the page of ``multiverse show`` is made of.
+WEB = ("html", "js", "css")
+
 
 def version() -> str:
     """``__version__`` of the package, read without importing it."""
@@ -96,7 +99,7 @@ setup(
     package_dir=ROOMS,
     packages=packages(),
     package_data={
-        "sglang_multiverse": ["py.typed", "tiny/model/**"],
+        "sglang_multiverse": ["py.typed", "tiny/model/**", *(f"view/*.{x}" for x in WEB)],
         "sglang_multiverse.training": ["**/*.yaml"],
         "sglang_multiverse.data_pipeline": ["**/*.yaml", "**/*.md"],
     },

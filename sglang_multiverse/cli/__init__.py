@@ -9,7 +9,7 @@ import typer
 
 import sglang_multiverse
 
-from . import analyse, bench, curate, demo, doctor, inspect, prepare, serve, sft, stress
+from . import analyse, bench, curate, demo, doctor, inspect, prepare, serve, sft, show, stress
 
 app = typer.Typer(
     name="multiverse",
@@ -45,5 +45,6 @@ app.command("merge-adapter")(prepare.merge)
 app.command("prepare-model")(prepare.command)
 _FORWARDS: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command("serve", context_settings=_FORWARDS)(serve.command)
+app.command("show")(show.command)
 app.command("soak")(stress.soak)
 app.command("sft", context_settings={**_FORWARDS, "help_option_names": []})(sft.command)

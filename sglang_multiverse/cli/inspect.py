@@ -82,7 +82,7 @@ def command(
     is 1.
     """
     try:
-        examine = _examiner(tokenizer)
+        examine = examiner(tokenizer)
         entries = read(file, field)
         bad = 0
         inspected: list[Inspected] = []
@@ -107,7 +107,12 @@ def command(
         raise typer.Exit(1)
 
 
-def _examiner(folder: Path | None) -> Callable[[TraceText], Inspected]:
+def examiner(folder: Path | None) -> Callable[[TraceText], Inspected]:
+    """What parses a text by the tokenizer of ``folder``, or by pieces of text.
+
+    Raises (the call and what it returns):
+        OSError, ValueError: there is no tokenizer there, or it has no tags.
+    """
     if folder is None:
 
         def by_pieces(entry: TraceText) -> Inspected:

@@ -43,8 +43,13 @@ def read(path: str, field: str | None = None) -> Iterator[TraceText | BadLine]:
     Raises:
         OSError: the file cannot be read.
     """
-    source = "stdin" if path == "-" else path
     raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    yield from read_bytes(path, raw, field)
+
+
+def read_bytes(path: str, raw: bytes, field: str | None = None) -> Iterator[TraceText | BadLine]:
+    """:func:`read`, of what ``path`` holds."""
+    source = "stdin" if path == "-" else path
     if not raw.strip():
         yield BadLine(source, 1, "the file is empty")
     elif field is not None or _json_lines(path, raw):
@@ -55,8 +60,8 @@ def read(path: str, field: str | None = None) -> Iterator[TraceText | BadLine]:
         try:
             yield TraceText(Path(source).name, raw.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            line = raw.count(b"\n", 0, error.start) + 1
-            yield BadLine(source, line, f"not UTF-8: {error.reason}")
+            number = raw.count(b"\n", 0, error.start) + 1
+            yield BadLine(source, number, f"not UTF-8: {error.reason}")
 
 
 def _json_lines(path: str, raw: bytes) -> bool:

@@ -7,6 +7,7 @@
   for (const event of data.events) {
     timeline.feed(event);
   }
-  drawIssues(data.issues);
-  new View(timeline).draw();
+  const view = new View(timeline, document.querySelector(".view"));
+  view.drawIssues(data.issues);
+  view.draw();
 }

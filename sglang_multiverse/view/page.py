@@ -39,28 +39,33 @@ def page(events: Sequence[Event], title: str, issues: Sequence[str] = ()) -> str
     return assemble({"events": list(events), "issues": list(issues)}, title, source("embedded.js"))
 
 
-def assemble(data: Mapping[str, Any], title: str, start: str, *, connect: bool = False) -> str:
+def assemble(
+    data: Mapping[str, Any],
+    title: str,
+    start: str,
+    *,
+    template: str = "page.html",
+    connect: str = "'none'",
+) -> str:
     """The page around ``data``, which the script ``start`` finds in the element ``#data``.
 
     Args:
         start: a script that feeds a ``Timeline`` and draws it with a ``View``.
-        connect: whether the page may speak to the server it came from.
+        connect: what the page may speak to, a source of a content security policy.
     """
     script = "\n".join([source("timeline.js"), source("render.js"), start])
     style = source("style.css")
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
-    policy += f"connect-src {_SELF if connect else _NONE}; base-uri 'none'; form-action 'none'"
+    policy += f"connect-src {connect}; base-uri 'none'; form-action 'none'"
     slots = {
         "policy": policy,
         "title": html.escape(_one_line(title)),
         "style": style,
+        "view": source("view.html"),
         "data": embedded(data),
         "script": script,
     }
-    return _SLOT.sub(lambda slot: slots[slot[1]], source("page.html"))
-
-
-_SELF, _NONE = "'self'", "'none'"
+    return _SLOT.sub(lambda slot: slots[slot[1]], source(template))
 
 
 def embedded(data: Any) -> str:

@@ -10,6 +10,7 @@ const TOP = 26; // the axis
 const MARGIN = 12;
 const COLOURS = 8; // as in geometry.py
 const CHARACTER = 6.1; // width of one in a label, roughly
+let views = 0; // on this page
 const DEEPEST = 40; // elements nested deeper hang side by side
 
 function svg(name, attributes = {}, parent = null) {
@@ -58,12 +59,14 @@ function tick(span, width) {
 }
 
 class View {
-  constructor(timeline) {
+  // root: an element with the parts of view.html.
+  constructor(timeline, root) {
     this.timeline = timeline;
+    this.root = root;
     this.axis = "position";
     this.zoom = 1;
-    this.scroll = document.getElementById("scroll");
-    this.chart = document.getElementById("chart");
+    this.scroll = this.part("scroll");
+    this.chart = this.part("chart");
     this.layers = Object.fromEntries(
       ["grid", "regions", "links", "lanes", "sequence"].map((name) => [
         name,
@@ -76,6 +79,10 @@ class View {
     this.current = null;
     this.pending = false;
     this.listen();
+  }
+
+  part(name) {
+    return this.root.querySelector(`[data-part="${name}"]`);
   }
 
   // To be called after any feed(); draws once a frame.
@@ -288,14 +295,14 @@ class View {
     if (this.timeline.finishReason && this.timeline.finishReason !== "stop") {
       shown.push(["finish reason", this.timeline.finishReason]);
     }
-    const list = document.getElementById("figures");
+    const list = this.part("figures");
     list.replaceChildren();
     for (const [name, value] of shown) {
       const item = html("div", "", list);
       html("dt", name, item);
       html("dd", value, item);
     }
-    document.getElementById("axis").hidden = !this.timeline.timed;
+    this.part("axis").hidden = !this.timeline.timed;
   }
 
   nameOf(piece) {
@@ -327,9 +334,9 @@ class View {
     const drawn = this.drawn.get(piece);
     drawn.bar.classList.add("current");
     drawn.sequence?.classList.add("current");
-    document.getElementById("piece-name").textContent = this.nameOf(piece);
-    document.getElementById("piece-label").textContent = piece.lane.label;
-    const box = document.getElementById("piece-text");
+    this.part("piece-name").textContent = this.nameOf(piece);
+    this.part("piece-label").textContent = piece.lane.label;
+    const box = this.part("piece-text");
     if (box.textContent !== piece.text) {
       box.textContent = piece.text;
       box.scrollTop = 0;
@@ -393,9 +400,11 @@ class View {
         event.preventDefault();
       }
     });
-    document.getElementById("wider").addEventListener("click", () => this.magnify(2));
-    document.getElementById("narrower").addEventListener("click", () => this.magnify(0.5));
-    for (const choice of document.querySelectorAll("#axis input")) {
+    this.part("wider").addEventListener("click", () => this.magnify(2));
+    this.part("narrower").addEventListener("click", () => this.magnify(0.5));
+    const group = `axis-${++views}`;
+    for (const choice of this.part("axis").querySelectorAll("input")) {
+      choice.name = group;
       choice.addEventListener("change", () => {
         this.axis = choice.value;
         this.draw();
@@ -413,7 +422,7 @@ class View {
 
   // The same as text: one <details> for each path, one for each piece.
   drawTree() {
-    const tree = document.getElementById("tree");
+    const tree = this.part("tree");
     tree.replaceChildren();
     const branches = new Map([[this.timeline.trunk, html("ul", "", tree)]]);
     for (const lane of this.timeline.lanes) {
@@ -437,13 +446,13 @@ class View {
       }
     }
   }
-}
 
-function drawIssues(issues) {
-  const section = document.getElementById("issues");
-  section.hidden = !issues.length;
-  section.querySelector("summary").textContent =
-    issues.length === 1 ? "1 departure from the canonical form" : `${issues.length} departures from the canonical form`;
-  const list = section.querySelector("ul");
-  list.replaceChildren(...issues.map((issue) => html("li", issue)));
+  drawIssues(issues) {
+    const section = this.part("issues");
+    const noun = issues.length === 1 ? "departure" : "departures";
+    section.hidden = !issues.length;
+    section.querySelector("summary").textContent =
+      `${issues.length} ${noun} from the canonical form`;
+    section.querySelector("ul").replaceChildren(...issues.map((issue) => html("li", issue)));
+  }
 }

@@ -7,6 +7,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+REPOSITORY = "https://github.com/sglang-multiverse/sglang-multiverse"
+BRANCH = "main"
 
 ROOMS = {
     "sglang_multiverse": "sglang_multiverse",
@@ -84,9 +86,32 @@ def packages() -> list[str]:
     ]
 
 
+#: The target of a link or picture, in Markdown and in HTML.
+_TARGET = re.compile(
+    r"""(?P<before>(?P<image>!\[[^\]]*\]\()|\]\(|\b(?P<attribute>href|src|srcset)=")"""
+    r"""(?P<target>[^)"\s]+)"""
+)
+
+
+def absolute(text: str) -> str:
+    """``text`` with links to files of the repository made links to where it is kept."""
+
+    def link(match: re.Match[str]) -> str:
+        path, hash_sign, anchor = match["target"].partition("#")
+        file = ROOT / path
+        if not path or "://" in path or not file.exists():
+            return match[0]
+        picture = match["image"] or match["attribute"] in ("src", "srcset")
+        kind = "raw" if picture else "tree" if file.is_dir() else "blob"
+        place = f"{REPOSITORY}/{kind}/{BRANCH}/{path.rstrip('/')}"
+        return f"{match['before']}{place}{hash_sign}{anchor}"
+
+    return _TARGET.sub(link, text)
+
+
 def long_description() -> str:
     readme = ROOT / "README.md"
-    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+    return absolute(readme.read_text(encoding="utf-8")) if readme.exists() else ""
 
 
 setup(
@@ -96,7 +121,26 @@ setup(
     "data pipeline that share its definition of structure.",
     long_description=long_description(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    author="sglang-multiverse developers",
+    url=REPOSITORY,
+    project_urls={
+        "Documentation": f"{REPOSITORY}/tree/{BRANCH}/docs",
+        "Source": REPOSITORY,
+        "Issues": f"{REPOSITORY}/issues",
+        "Changelog": f"{REPOSITORY}/blob/{BRANCH}/CHANGELOG.md",
+        "Paper": "https://arxiv.org/abs/2506.09991",
+    },
+    keywords=[
+        "sglang",
+        "llm",
+        "inference",
+        "parallel generation",
+        "fork-join",
+        "reasoning",
+        "multiverse",
+        "trl",
+    ],
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.13",
     package_dir=ROOMS,
@@ -115,11 +159,17 @@ setup(
     },
     classifiers=[
         "Development Status :: 3 - Alpha",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Software Development :: Libraries :: Python Modules",
         "Typing :: Typed",
     ],
     zip_safe=False,

@@ -7,22 +7,13 @@ import re
 import subprocess
 import sys
 import tomllib
-import zipfile
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-import sglang_multiverse
-
 CORE = ("turns", "dialect", "lexer", "sequencer", "structure", "layout", "parallelism", "text")
-ROOMS = {
-    "sglang_multiverse": "sglang_multiverse",
-    "training": "sglang_multiverse/training",
-    "patches": "sglang_multiverse/patches",
-    "data_pipeline": "sglang_multiverse/data_pipeline",
-}
 
 
 def run(code: str, *options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -40,22 +31,6 @@ def tracked(repository: Path) -> list[Path]:
     if listed.returncode:
         pytest.skip("not a git checkout")
     return [repository / name for name in listed.stdout.split("\0") if name]
-
-
-@pytest.fixture(scope="module")
-def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from the files as they are."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = tmp_path_factory.mktemp("source")
-    for name in ("setup.py", "pyproject.toml", "LICENSE", *ROOMS):
-        subprocess.run(["cp", "-r", str(repository / name), str(source)], check=True)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir"]
-    done = subprocess.run(
-        [*command, str(folder), str(source)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = folder.glob("*.whl")
-    return built
 
 
 def test_the_core_needs_numpy_alone(tmp_path: Path) -> None:
@@ -123,47 +98,6 @@ import importlib.util
 for name in ("training", "patches", "data_pipeline"):
     assert importlib.util.find_spec(f"sglang_multiverse.{name}"), name
     assert importlib.util.find_spec(name) is None, name
-"""
-    done = run(code, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_wheel_holds_every_module_under_the_namespace(repository: Path, wheel: Path) -> None:
-    names = set(zipfile.ZipFile(wheel).namelist())
-    for room, place in ROOMS.items():
-        for file in (repository / room).rglob("*.py"):
-            assert f"{place}/{file.relative_to(repository / room).as_posix()}" in names
-    tops = {name.partition("/")[0] for name in names}
-    assert tops == {
-        "sglang_multiverse",
-        f"sglang_multiverse-{sglang_multiverse.__version__}.dist-info",
-    }
-    assert "sglang_multiverse/py.typed" in names
-
-
-def test_a_wheel_holds_the_tiny_model(repository: Path, wheel: Path) -> None:
-    model = repository / "sglang_multiverse" / "tiny" / "model"
-    inside = {
-        info.filename: info.file_size
-        for info in zipfile.ZipFile(wheel).infolist()
-        if info.filename.startswith("sglang_multiverse/tiny/model/")
-    }
-    files = [file for file in model.rglob("*") if file.is_file()]
-    assert {f"sglang_multiverse/tiny/model/{f.relative_to(model)}" for f in files} == set(inside)
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {f.name for f in files}
-    assert sum(inside.values()) <= 8 * 2**20
-
-
-def test_an_installed_wheel_works_without_the_repository(wheel: Path, tmp_path: Path) -> None:
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    code = f"""
-import sys
-sys.meta_path = [f for f in sys.meta_path if "editable" not in getattr(f, "__name__", "").lower()]
-sys.path.insert(0, {str(tmp_path / "site")!r})
-import sglang_multiverse, sglang_multiverse.training, sglang_multiverse.data_pipeline
-import sglang_multiverse.text, sglang_multiverse.cli
-for module in (sglang_multiverse, sglang_multiverse.training, sglang_multiverse.text):
-    assert module.__file__.startswith({str(tmp_path / "site")!r}), module.__file__
 """
     done = run(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -20,10 +20,12 @@ from sglang_multiverse import SGLANG_VERSION
 from ..dialect import SPECS
 from ..engine.options import STRUCTURE, EngineOptions, OptionError
 from ..platform import not_asked_for
+from ..view.live import PATH
 from . import attention
 from .answers import parsers
 from .compatibility import argument_problems, refusal
 from .hooks import Hook, PatchError
+from .view import NO_VIEW
 
 NAME = "multiverse"
 #: Tells the processes a server starts that they are to be armed.
@@ -106,6 +108,11 @@ def _add_cli_args(result: Any, parser: argparse.ArgumentParser) -> None:
         "share_every; goals inside paths then do not fork (default: what the weights record)",
     )
     group.add_argument(
+        "--multiverse-no-view",
+        action="store_true",
+        help=f"do not serve the live page at {PATH}",
+    )
+    group.add_argument(
         "--multiverse-structure",
         choices=STRUCTURE,
         default=defaults.structure,
@@ -119,7 +126,14 @@ def _from_cli_args(result: Any, cls: Any, args: argparse.Namespace) -> Any:
     options = {name: getattr(args, f"multiverse_{name}") for name in _OPTIONS}
     if hasattr(args, f"multiverse_{_SHARE}"):
         options[_SHARE] = args.multiverse_share_every
-    activate(result, plugins, options, args.multiverse_dialect, cascade=args.multiverse_cascade)
+    activate(
+        result,
+        plugins,
+        options,
+        args.multiverse_dialect,
+        cascade=args.multiverse_cascade,
+        page=not args.multiverse_no_view,
+    )
     _runs_here(result, plugins)
     return result
 
@@ -138,6 +152,7 @@ def activate(
     dialect: str | None,
     *,
     cascade: bool = False,
+    page: bool = True,
 ) -> None:
     """Record on ``server_args`` what was asked for, check it, and arm this process.
 
@@ -178,6 +193,10 @@ def activate(
                 "--multiverse-cascade needs --attention-backend multiverse: add it, or leave the "
                 "cascade out"
             )
+        if page:
+            os.environ.pop(NO_VIEW, None)
+        else:
+            os.environ[NO_VIEW] = "1"
         from .http_process import arm
 
         arm()
@@ -201,13 +220,14 @@ def engine_server_args(**kwargs: Any) -> Any:
         raise ValueError(f"unknown plugin(s) {', '.join(unknown)}; this one is {NAME!r}")
     dialect = kwargs.pop("multiverse_dialect", None)
     cascade = kwargs.pop("multiverse_cascade", False)
+    page = not kwargs.pop("multiverse_no_view", False)
     defaults = EngineOptions()
     options = {name: kwargs.pop(f"multiverse_{name}", getattr(defaults, name)) for name in _OPTIONS}
     if f"multiverse_{_SHARE}" in kwargs:
         options[_SHARE] = kwargs.pop(f"multiverse_{_SHARE}")
     server_args = ServerArgs(**kwargs)
     try:
-        activate(server_args, plugins, options, dialect, cascade=cascade)
+        activate(server_args, plugins, options, dialect, cascade=cascade, page=page)
         _runs_here(server_args, plugins)
     except SystemExit as error:
         raise ValueError(str(error)) from error

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from . import view
 from .answers import events, parsers, stream, tokenizer
 from .hooks import apply
 
-HOOKS = (*stream.MAIN_HOOKS, *events.MAIN_HOOKS, *tokenizer.HOOKS)
+HOOKS = (*stream.MAIN_HOOKS, *events.MAIN_HOOKS, *tokenizer.HOOKS, *view.HOOKS)
 
 
 def arm() -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 from sglang.srt.entrypoints.http_server import app
 
 from .http_process import arm
+from .view import install
 
 arm()
+install(app)
 
 __all__ = ["app"]

@@ -9,7 +9,20 @@ import typer
 
 import sglang_multiverse
 
-from . import analyse, bench, curate, demo, doctor, inspect, prepare, serve, sft, show, stress
+from . import (
+    analyse,
+    bench,
+    curate,
+    demo,
+    doctor,
+    inspect,
+    prepare,
+    serve,
+    sft,
+    show,
+    stress,
+    watch,
+)
 
 app = typer.Typer(
     name="multiverse",
@@ -48,3 +61,4 @@ app.command("serve", context_settings=_FORWARDS)(serve.command)
 app.command("show")(show.command)
 app.command("soak")(stress.soak)
 app.command("sft", context_settings={**_FORWARDS, "help_option_names": []})(sft.command)
+app.command("watch")(watch.command)

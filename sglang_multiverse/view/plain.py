@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .geometry import rows
 from .lanes import Lane, Timeline
 
 _BAR = {"text": "█", "goal": "▓", "conclusion": "▒"}
@@ -16,8 +15,7 @@ def plain(timeline: Timeline, title: str, issues: Sequence[str] = (), *, width: 
 
 
 def _lines(one: Timeline, title: str, issues: Sequence[str], width: int) -> Iterator[str]:
-    order = rows(one).row
-    lanes = sorted(one.lanes, key=lambda lane: order[lane.path])
+    lanes = list(_in_order(one.trunk))
     names = {lane.path: "  " * lane.depth + (lane.path or "trunk") for lane in lanes}
     left = max(len(name) for name in names.values()) + 2
     columns = max(width - left, 20)
@@ -39,6 +37,15 @@ def _lines(one: Timeline, title: str, issues: Sequence[str], width: int) -> Iter
     yield "* on the critical path; █ text, ▓ goal, ▒ conclusion"
     for issue in issues:
         yield f"! {_line(issue)}"
+
+
+def _in_order(trunk: Lane) -> Iterator[Lane]:
+    """A lane before what forks inside it, blocks one after another."""
+    work = [trunk]
+    while work:
+        lane = work.pop()
+        yield lane
+        work += reversed([inner for fork in lane.forks for inner in fork.lanes])
 
 
 def _bar(lane: Lane, base: int, scale: float) -> str:

@@ -11,6 +11,7 @@ const MARGIN = 12;
 const COLOURS = 8; // as in geometry.py
 const CHARACTER = 6.1; // width of one in a label, roughly
 let views = 0; // on this page
+const LEAST_ROOM = 200; // tokens that a growing answer has room for
 const DEEPEST = 40; // elements nested deeper hang side by side
 
 function svg(name, attributes = {}, parent = null) {
@@ -65,6 +66,8 @@ class View {
     this.root = root;
     this.axis = "position";
     this.zoom = 1;
+    this.grows = false; // an answer that is being written: leave room on the right
+    this.peer = null; // a view to draw to the same scale
     this.scroll = this.part("scroll");
     this.chart = this.part("chart");
     this.layers = Object.fromEntries(
@@ -119,9 +122,12 @@ class View {
     const { timeline } = this;
     const timed = this.axis === "time" && timeline.timed;
     this.timedAxis = timed;
-    const span = timed
+    let span = timed
       ? Math.max(timeline.lastTime - timeline.firstTime, 1e-3)
-      : Math.max(timeline.trunk.tokens, timeline.trunk.end - timeline.base, 1);
+      : Math.max(timeline.length, this.peer?.timeline.length ?? 0);
+    if (!timed && (this.grows || this.peer?.grows)) {
+      span = LEAST_ROOM * 1.5 ** Math.max(0, Math.ceil(Math.log(span / LEAST_ROOM) / Math.log(1.5)));
+    }
     const room = Math.max(this.scroll.clientWidth - 2 * MARGIN, 200);
     this.scale = (room * this.zoom) / span;
     this.span = span;
@@ -289,6 +295,9 @@ class View {
       ["paths", counted(one.paths)],
       ["depth", counted(one.depth)],
     ];
+    if (this.timeline.figures.multiverse_forward_steps !== undefined) {
+      shown.push(["forward steps", counted(this.timeline.figures.multiverse_forward_steps)]);
+    }
     if (one.seconds !== null) {
       shown.push(["seconds", one.seconds.toFixed(2)]);
     }
@@ -405,12 +414,19 @@ class View {
     const group = `axis-${++views}`;
     for (const choice of this.part("axis").querySelectorAll("input")) {
       choice.name = group;
+      choice.checked = choice.value === this.axis;
       choice.addEventListener("change", () => {
         this.axis = choice.value;
         this.draw();
       });
     }
-    new ResizeObserver(() => this.changed()).observe(this.scroll);
+    this.observer = new ResizeObserver(() => this.changed());
+    this.observer.observe(this.scroll);
+  }
+
+  // To be called before the view is taken from the page.
+  end() {
+    this.observer.disconnect();
   }
 
   magnify(factor) {

@@ -63,6 +63,11 @@ class Timeline {
     return this.trunk.position;
   }
 
+  // Tokens from left to right that a drawing needs room for: all of them, one after another.
+  get length() {
+    return Math.max(this.trunk.tokens, this.trunk.end - this.base, 1);
+  }
+
   feed(event) {
     const lane = this.byPath.get(event.path);
     if (!lane) {

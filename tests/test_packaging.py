@@ -32,11 +32,10 @@ LEFT_OUT = (".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "out", "
 
 @pytest.fixture(scope="module")
 def source(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the files under version control; of all files where there is none."""
+    """A copy of the files that git does not ignore; of all files where there is no git."""
     folder = tmp_path_factory.mktemp("source") / "copy"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=repository, capture_output=True, text=True, check=False
-    )
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     if listed.returncode:
         shutil.copytree(repository, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
         return folder

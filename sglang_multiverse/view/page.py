@@ -18,6 +18,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from ..text import encodable
 from .events import Event
 
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
@@ -80,7 +81,7 @@ def _hash(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.replace("\0", " ").split()) or "trace"
+    return " ".join(encodable(text).replace("\0", " ").split()) or "trace"
 
 
 __all__ = ["assemble", "embedded", "page", "source"]

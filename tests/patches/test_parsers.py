@@ -356,5 +356,6 @@ def test_permit_changes_the_bits_it_names(dtype: torch.dtype) -> None:
 def test_every_target_is_as_expected() -> None:
     assert problems([*GRAMMAR_HOOKS, *reasoning_tokens.HOOKS, *http_process.HOOKS]) == []
     parts = (http_process.stream, http_process.events)
-    rooms = (http_process.tokenizer.HOOKS, *(part.MAIN_HOOKS for part in parts))
+    whole = (http_process.tokenizer.HOOKS, http_process.view.HOOKS)
+    rooms = (*whole, *(part.MAIN_HOOKS for part in parts))
     assert set().union(*rooms) == set(http_process.HOOKS)

@@ -199,3 +199,10 @@ def test_every_real_trace_in_every_format(
         ElementTree.fromstring(svg(timeline, row["id"], data["issues"]))
         json.loads(perfetto(timeline, row["id"]))
         assert plain(timeline, row["id"], data["issues"]).count("\n! ") == len(trace.issues)
+
+
+def test_the_picture_of_the_documents_is_what_the_command_draws(repository: Path) -> None:
+    figures = repository / "docs" / "figures"
+    model = repository / "sglang_multiverse" / "tiny" / "model"
+    done = show(figures / "fork.jsonl", "--tokenizer", model, "--format", "svg")
+    assert done.stdout == (figures / "fork.svg").read_text(encoding="utf-8")

@@ -54,6 +54,7 @@ EXTRAS = {
         "mypy>=1.15",
         "nbclient>=0.10",
         "nbformat>=5.10",
+        "playwright>=1.50",
         "pre-commit>=4",
         "pytest>=8.3",
         "pytest-timeout>=2.3",

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..tiny import MODEL_DIR
+from ..view.live import PATH
 from .refusal import fail, need
 
 if TYPE_CHECKING:
+    from ..endpoint import Endpoint
     from ..guarded import Guarded
 
 #: SGLang's defaults.
@@ -132,8 +134,21 @@ def _announce(server: Guarded, url: str, model: str) -> None:
     while server.poll() is None:
         if endpoint.answers():
             typer.echo(f"\nmultiverse: serving {model} at {url}\n\n{example(url, model)}\n")
+            if _has_page(endpoint):
+                typer.echo(f"to watch it fork: {url}{PATH}\n")
             return
         time.sleep(0.5)
+
+
+def _has_page(endpoint: Endpoint) -> bool:
+    """Whether the live page is there, for whoever has no key."""
+    from ..endpoint import ServerError
+
+    try:
+        endpoint.request(PATH, raw=True, timeout=5)
+    except ServerError:
+        return False
+    return True
 
 
 def example(url: str, model: str) -> str:

@@ -48,6 +48,7 @@ EXTRAS = {
     "ray": ["ray[data]>=2.50"],
     "dev": [
         "build>=1.2",
+        "check-jsonschema>=0.33",
         "httpx>=0.28",
         "hypothesis>=6.100",
         "ipykernel>=7",

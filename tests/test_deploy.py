@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,25 @@ def only(name: str) -> Any:
 )
 def test_it_can_be_read(name: str) -> None:
     assert all(isinstance(document, dict) for document in documents(name))
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [
+        ("compose-spec", ["compose.yaml"]),
+        ("github-workflows", [".github/workflows/ci.yml"]),
+        ("github-issue-forms", [one for one in TEMPLATES if one.stem != "config"]),
+        ("github-issue-config", [ROOT / ".github" / "ISSUE_TEMPLATE" / "config.yml"]),
+        ("citation-file-format", ["CITATION.cff"]),
+    ],
+)
+def test_it_is_what_its_readers_take(schema: str, files: list[Any]) -> None:
+    """By the schemas they publish, as check-jsonschema brings them."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}"]
+    done = subprocess.run(
+        [*command, *map(str, files)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_versions_agree_with_setup() -> None:
@@ -264,23 +285,8 @@ def test_the_workflow_runs_what_is_there() -> None:
     assert set(files) <= set(DOCKERFILES)
 
 
-@pytest.mark.parametrize("template", TEMPLATES, ids=lambda one: one.stem)
-def test_an_issue_template_is_a_form(template: Path) -> None:
-    form = only(str(template.relative_to(ROOT)))
-    if template.stem == "config":
-        assert form.keys() == {"blank_issues_enabled", "contact_links"}
-        return
-    assert {"name", "description", "body"} <= form.keys()
-    asked = [part for part in form["body"] if part["type"] != "markdown"]
-    assert {part["type"] for part in asked} <= {"textarea", "input", "dropdown", "checkboxes"}
-    assert len({part["id"] for part in asked}) == len(asked)
-    assert all(part["attributes"]["label"] for part in asked)
-
-
 def test_the_citation_is_of_this_version() -> None:
     cited = only("CITATION.cff")
-    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
-    assert cited["cff-version"] == "1.2.0"
     assert cited["version"] == VERSION
     assert cited["license"] == setup(r'license_expression="(.+?)"')
     assert cited["repository-code"] == REPOSITORY
@@ -288,7 +294,6 @@ def test_the_citation_is_of_this_version() -> None:
     (paper,) = cited["references"]
     assert paper["url"] == setup(r'"Paper": "(.+?)"')
     assert paper["identifiers"][0]["value"] == "arXiv:" + paper["url"].rpartition("/")[2]
-    assert all(author.keys() == {"given-names", "family-names"} for author in paper["authors"])
 
 
 @pytest.mark.parametrize("name", PAPERS)

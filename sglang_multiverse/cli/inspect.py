@@ -16,6 +16,7 @@ from ..dialect import Dialect
 from ..lexer import encode, lex
 from ..parallelism import Parallelism, parallelism
 from ..structure import Trace, parse
+from .refusal import need_file
 from .traces import BadLine, TraceText, read
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def command(
     Lines that hold no trace are reported with their number, the rest is shown, and the exit code
     is 1.
     """
+    need_file(file)
     try:
         examine = examiner(tokenizer)
         entries = read(file, field)

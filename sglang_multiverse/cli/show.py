@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .refusal import need_file
+
 if TYPE_CHECKING:
     from ..view.events import Event
 
@@ -72,6 +74,7 @@ def command(
     """
     from ..view.lanes import EventError
 
+    need_file(file)
     chosen = format_ or _BY_SUFFIX.get(out.suffix.lower() if out else "")
     if chosen is None:
         chosen = Format.HTML if out else Format.TEXT

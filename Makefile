@@ -16,13 +16,14 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(BOOTSTRAP)/bin/u
 
 export UV_HTTP_TIMEOUT ?= 300
 
-.PHONY: help venv demo test test-plain test-servers lint format clean
+.PHONY: help venv demo test test-plain test-servers lint format docs clean
 
 help:
 	@echo "make demo    run the main job: a question in, a forked and joined answer out"
 	@echo "make test    run the tests (make test ARGS='tests/core -x': some of them)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  ruff's formatter and safe fixes"
+	@echo "make docs    build the site of docs/ into build/site; warnings are errors"
 	@echo "make venv    set up $(VENV) alone (the first time downloads some 5 GB)"
 	@echo "make clean   remove $(VENV) and caches"
 
@@ -63,6 +64,9 @@ lint: venv
 format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: venv
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -51,6 +51,7 @@ EXTRAS = {
         "check-jsonschema>=0.33",
         "httpx>=0.28",
         "hypothesis>=6.100",
+        "mkdocs>=1.6.1,<2",
         "ipykernel>=7",
         "mypy>=1.15",
         "nbclient>=0.10",

@@ -185,7 +185,8 @@ def _run(fence: Fence, folder: Path, address: str | None) -> str:
         _end_all(process)
     if process.returncode:
         said = (folder / ".stderr").read_text(encoding="utf-8")[-3000:]
-        raise FenceFailed(f"{fence}: exit code {process.returncode}\n{printed[-3000:]}\n{said}")
+        told = f"{fence}: exit code {process.returncode}; mend it, or mark what it needs"
+        raise FenceFailed(f"{told}\n{printed[-3000:]}\n{said}")
     return printed
 
 

@@ -54,9 +54,11 @@ def entries(path: str, raw: bytes, field: str | None) -> Iterator[TraceText | Re
             yield from answers
             return
         parsed = [_json(line) for line in map(_data, raw.splitlines()) if line]
-        recording = _of_stream(parsed, name)
-        if recording is not None:
-            yield recording
+        if raw.lstrip().startswith(b"data:"):
+            yield _of_stream([part for part in parsed if isinstance(part, dict)], name)
+            return
+        if parsed and all(_is_event(part) for part in parsed):
+            yield Recording(name, parsed)
             return
         by_line = [list(_of_answer(row, f"{name} {i}")) for i, row in enumerate(parsed, start=1)]
         if any(by_line):
@@ -89,7 +91,7 @@ def _of_answer(body: Any, name: str) -> Iterator[TraceText | Recording]:
             continue
         meta = one.get("meta_info")
         if isinstance(meta, dict) and isinstance(one.get("text"), str):
-            yield _told(str(meta.get("id", name)), one["text"], meta)
+            yield _told(str(meta.get("id") or name), one["text"], meta)
         choices = one.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             text = _of_choice(choice)
@@ -113,30 +115,40 @@ def _of_choice(choice: Any) -> str | None:
         return None
     message = choice.get("message")
     if isinstance(message, dict):
-        parts = (message.get("reasoning_content"), message.get("content"))
-        return "".join(part for part in parts if isinstance(part, str))
+        return _joined(message)
     text = choice.get("text")
     return text if isinstance(text, str) else None
 
 
-def _of_stream(parts: Sequence[Any], name: str) -> Recording | None:
-    """The events of the first answer of a recorded stream, or of events one a line."""
-    if parts and all(_is_event(part) for part in parts):
-        return Recording(name, list(parts))
+def _joined(message: dict[str, Any]) -> str | None:
+    """Thought and answer of a message or of a piece of one."""
+    parts = (message.get("reasoning_content"), message.get("content"))
+    return "".join(part for part in parts if isinstance(part, str)) or None
+
+
+def _of_stream(parts: Sequence[dict[str, Any]], name: str) -> TraceText | Recording | BadLine:
+    """The first answer of a recorded stream: its events, or its text where it has none. The stream
+    may have been cut anywhere."""
     events: list[dict[str, Any]] = []
+    text = ""
     for part in parts:
-        if not isinstance(part, dict):
-            return None
-        sent = part.get("multiverse")
-        meta = part.get("meta_info")
+        sent, meta = part.get("multiverse"), part.get("meta_info")
         if isinstance(sent, dict) and not sent.get("index"):
             events += sent.get("events") or []
-        elif isinstance(meta, dict) and isinstance(meta.get("multiverse_events"), list):
-            if "text" not in part and "output_ids" not in part:
-                return None
-            new = meta["multiverse_events"]
+        if isinstance(meta, dict) and isinstance(new := meta.get("multiverse_events"), list):
             events = new if new[: len(events)] == events else events + new
-    return Recording(name, events) if events else None
+        if isinstance(new := part.get("text"), str):
+            text = new if new.startswith(text) else text + new
+        for choice in part.get("choices") or ():
+            if isinstance(choice, dict) and not choice.get("index"):
+                delta = choice.get("delta")
+                more = _joined(delta) if isinstance(delta, dict) else choice.get("text")
+                text += more if isinstance(more, str) else ""
+    if events:
+        return Recording(name, events)
+    if text:
+        return TraceText(name, encodable(text))
+    return BadLine(name, 1, "a stream that holds neither events nor text")
 
 
 def _is_event(one: Any) -> bool:

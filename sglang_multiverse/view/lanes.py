@@ -110,7 +110,7 @@ class Timeline:
         for number, event in enumerate(events, start=1):
             try:
                 self._feed(event)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
                 raise EventError(f"event {number} is not usable: {error!r}") from error
         self._measure()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -121,6 +122,31 @@ def test_texts_wherever_they_stand(body: dict[str, Any], tmp_path: Path) -> None
         assert "1 forks, 2 paths" in done.stdout
 
 
+PARTS = [TEXT[i : i + 20] for i in range(0, len(TEXT), 20)]
+WITHOUT_EVENTS = {
+    "generate": sse(
+        *({"text": "".join(PARTS[: i + 1]), "meta_info": {"id": "a"}} for i in range(len(PARTS)))
+    ),
+    "increments": sse(*({"text": part, "meta_info": {"id": "a"}} for part in PARTS)),
+    "chat": sse(*({"choices": [{"delta": {"content": part}}]} for part in PARTS)),
+    "completions": sse(*({"choices": [{"index": 0, "text": part}]} for part in PARTS)),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_EVENTS)
+def test_streams_without_events_are_their_text(name: str, tmp_path: Path) -> None:
+    done = show(put(tmp_path, WITHOUT_EVENTS[name], "recorded"))
+    assert done.exit_code == 0, done.output
+    assert "1 forks, 2 paths" in done.stdout
+
+
+def test_a_stream_that_was_cut(tmp_path: Path) -> None:
+    """In the middle of a line: what came before it is shown."""
+    done = show(put(tmp_path, STREAMS["a stream of chat"][:-60], "recorded"))
+    assert done.exit_code == 0, done.output
+    assert "2: find B (5)" in done.stdout
+
+
 def test_plain_text_and_standard_input() -> None:
     done = show("-", stdin=TEXT)
     assert done.exit_code == 0, done.output
@@ -161,7 +187,13 @@ def test_one_of_many(tmp_path: Path) -> None:
         ('{"kind": "text", "path": "", "position": "x", "tokens": 1, "text": ""}', "event 1"),
         ('{"kind": "text", "path": "4.4", "position": 0, "tokens": 1, "text": ""}', "event 1"),
         ('{"text": "a", "meta_info": {"multiverse_events": [3]}}', "event 1"),
+        ('[{"kind": "text", "path": "", "position": 1e400, "tokens": 1, "text": ""}]', "event 1"),
+        ('[{"kind": "text", "path": "", "position": NaN, "tokens": 1, "text": ""}]', "event 1"),
+        ('data: {"choices": []}', "a stream that holds neither events nor text"),
+        ('{"choices": [{"message": {"content": null}}]}', "no field"),
+        ("[" * 100_000, "not JSON"),
     ],
+    ids=itertools.count(),
 )
 def test_what_cannot_be_shown_is_said_in_a_line(text: str, says: str, tmp_path: Path) -> None:
     done = show(put(tmp_path, text))

@@ -79,12 +79,19 @@ def grown(mark: Path) -> bool:
     return mark.exists() and len(mark.read_text()) == 3
 
 
+def _by_default() -> None:
+    """A background job may have been started with these ignored, and hands that on."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_no_process_and_no_file_outlives_the_parent(
     number: signal.Signals, tmp_path: Path, code: Path, living: Callable[[], list[psutil.Process]]
 ) -> None:
     run, mark = tmp_path / "run", tmp_path / "mark"
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(run), str(mark), str(code)])
+    command = [sys.executable, "-c", PARENT, str(run), str(mark), str(code)]
+    parent = subprocess.Popen(command, preexec_fn=_by_default)
     assert until(lambda: grown(mark))
     parent.send_signal(number)
     parent.wait(20)

@@ -23,7 +23,9 @@ _URL = typer.Option(
     help="Attack this running server [default: start servers of the tiny model, with SGLang's "
     "memory checks on]. Nobody else should be using it."
 )
-_MODEL = typer.Option(help="Checkpoint to serve; with --url, where its tokenizer is.")
+_MODEL = typer.Option(
+    help="Checkpoint to serve; with --url, where its tokenizer is.", show_default="the tiny model"
+)
 
 
 def fuzz(

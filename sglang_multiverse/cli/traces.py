@@ -52,6 +52,8 @@ def read_bytes(path: str, raw: bytes, field: str | None = None) -> Iterator[Trac
     source = "stdin" if path == "-" else path
     if not raw.strip():
         yield BadLine(source, 1, "the file is empty")
+    elif raw.startswith(b"PAR1"):
+        yield BadLine(source, 1, "a Parquet file; multiverse analyse parallelism reads those")
     elif field is not None or _json_lines(path, raw):
         for number, line in enumerate(raw.split(b"\n"), start=1):
             if line.strip():

@@ -178,9 +178,14 @@ def test_plain_text_and_standard_input(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [("", "the file is empty"), ("\n\n", "the file is empty")]
+    ("content", "reason"),
+    [
+        ("", "the file is empty"),
+        ("\n\n", "the file is empty"),
+        ("PAR1 …", "multiverse analyse parallelism reads those"),
+    ],
 )
-def test_an_empty_file_is_an_error(content: str, reason: str, tmp_path: Path) -> None:
+def test_a_file_without_traces_is_an_error(content: str, reason: str, tmp_path: Path) -> None:
     file = tmp_path / "none.jsonl"
     file.write_text(content)
     result = inspect(file, "--json")

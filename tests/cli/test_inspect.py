@@ -182,7 +182,7 @@ def test_plain_text_and_standard_input(tmp_path: Path) -> None:
     [
         ("", "the file is empty"),
         ("\n\n", "the file is empty"),
-        ("PAR1 …", "multiverse analyse parallelism reads those"),
+        ("PAR1", "a Parquet file; multiverse analyse parallelism reads those"),
     ],
 )
 def test_a_file_without_traces_is_an_error(content: str, reason: str, tmp_path: Path) -> None:

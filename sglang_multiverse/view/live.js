@@ -144,7 +144,9 @@ class Answer {
 
   byId("ask").addEventListener("submit", (event) => {
     event.preventDefault();
-    ask();
+    if (!byId("go").disabled) {
+      ask();
+    }
   });
   byId("stop").addEventListener("click", () => running?.abort());
   byId("question").addEventListener("keydown", (event) => {

@@ -63,8 +63,8 @@ def train(arm: str, seed: int, steps: int, folder: Path, rate: float) -> dict[st
     from datasets import Dataset
     from transformers import Qwen2ForCausalLM
 
-    from sglang_multiverse.training.muon import MuonAdamW
-    from sglang_multiverse.training.tiny_model import tiny_config, tiny_tokenizer
+    from sglang_multiverse.tiny.factory.model import tiny_config, tiny_tokenizer
+    from sglang_multiverse.tiny.factory.muon import MuonAdamW
     from sglang_multiverse.training.trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 
     variant, mode = ARMS[arm]
@@ -107,6 +107,8 @@ def train(arm: str, seed: int, steps: int, folder: Path, rate: float) -> dict[st
     trainer.train()
     seconds = time.monotonic() - begun
     losses = [(e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
+    if variant in ("no-mask", "no-positions"):  # to be served as it was not trained
+        del model.config.multiverse
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     return {

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from .attention import AttentionError, block_mask, dense_mask, enable_multiverse_attention
 
 if TYPE_CHECKING:
-    from .grpo_trainer import MultiverseGRPOTrainer
-    from .rollout import MultiverseRollout
+    from .grpo.rollout import MultiverseRollout
+    from .grpo.trainer import MultiverseGRPOTrainer
     from .trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 
 __all__ = [
@@ -24,8 +24,8 @@ __all__ = [
 
 #: What needs TRL, which is imported only by those who train, and where it stands.
 _LAZY = {
-    "MultiverseGRPOTrainer": "grpo_trainer",
-    "MultiverseRollout": "rollout",
+    "MultiverseGRPOTrainer": "grpo.trainer",
+    "MultiverseRollout": "grpo.rollout",
     "MultiverseSFTConfig": "trainer",
     "MultiverseSFTTrainer": "trainer",
 }

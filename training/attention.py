@@ -25,15 +25,50 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.utils.logging import get_logger
 
 from ..dialect import Dialect
 from ..layout import LAYOUT_VERSION, Layout, check_share_every, layout, pack, plain
 from ..structure import UNLIMITED, Limits
 from .masks import block_mask, dense_mask
+from .segments import Plan, plan, segment_attention
 
-#: Attention that takes a mask of any shape: dense for the first two, blocks for the last.
-IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention")
+logger = get_logger(__name__)
+
+#: Segment attention, the name that transformers knows it by once this module is imported.
+SEGMENTS = "multiverse"
+
+#: Attention that can be told what is visible: by segments, by a mask of blocks, by a dense mask.
+IMPLEMENTATIONS = (SEGMENTS, "flex_attention", "sdpa", "eager")
+
+
+def default_implementation(path: str | None = None) -> str:
+    """What is fastest here: FlexAttention on a GPU, segments elsewhere (``benchmarks/masks.py``,
+    ``docs/gpu.md``); SDPA for the model of ``path`` if its class is of those older ones that
+    choose their attention by themselves."""
+    if torch.cuda.is_available():
+        return "flex_attention"
+    try:
+        config = (
+            None
+            if path is None
+            else type(AutoConfig.from_pretrained(path, trust_remote_code=False))
+        )
+    except (OSError, ValueError):  # loading it will say what is wrong
+        config = None
+    if config not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return SEGMENTS
+    return SEGMENTS if MODEL_FOR_CAUSAL_LM_MAPPING[config]._supports_attention_backend else "sdpa"
 
 
 class AttentionError(ValueError):
@@ -81,6 +116,13 @@ def enable_multiverse_attention(
             f"enable_multiverse_attention share_every={recorded}"
         )
     backbone = base.base_model
+    if _is_flash(base.config.get_text_config()._attn_implementation):
+        # These kernels take no mask; the same ones, piece by piece, do without.
+        logger.warning_once(
+            f"attn_implementation={base.config._attn_implementation!r} takes no mask of forked "
+            f"paths: {type(base).__name__} attends by segments instead ({SEGMENTS!r})"
+        )
+        base.set_attn_implementation(SEGMENTS)
     handle = backbone.__dict__.get("_multiverse_hook")
     if handle is not None and dialect is None:
         return model
@@ -107,7 +149,22 @@ def check_model(model: PreTrainedModel) -> None:
             f"{name} mixes text with other inputs, whose attention this mask would replace; load "
             "its language model alone, as AutoModelForCausalLM does for Gemma3ForCausalLM"
         )
-    _check_implementation(config._attn_implementation)
+    if not _is_flash(config._attn_implementation):
+        _check_implementation(config._attn_implementation)
+    if config._attn_implementation == SEGMENTS and not model._supports_attention_backend:
+        raise AttentionError(
+            f"{name} chooses its attention by itself, so that segments cannot reach it; load it "
+            "with attn_implementation='sdpa'"
+        )
+    if getattr(config, "attn_logit_softcapping", None) and config._attn_implementation in (
+        SEGMENTS,
+        "sdpa",
+    ):
+        raise AttentionError(
+            f"{name} caps its scores (attn_logit_softcapping), which {config._attn_implementation} "
+            "leaves out without a word; load it with attn_implementation='flex_attention' (GPU) or "
+            "'eager'"
+        )
     unknown = set(getattr(config, "layer_types", None) or ()) - {
         "full_attention",
         "sliding_attention",
@@ -128,7 +185,7 @@ def check_model(model: PreTrainedModel) -> None:
             f"({', '.join(sorted(varying))}), so that paths and packed texts would feel one "
             "another; set a rope_type that does not, such as 'yarn' or 'default'"
         )
-    recorded = (getattr(config, "multiverse", None) or {}).get("layout", LAYOUT_VERSION)
+    recorded = _recorded(config).get("layout", LAYOUT_VERSION)
     if recorded != LAYOUT_VERSION:
         raise AttentionError(
             f"this checkpoint was trained with layout {recorded}, this package lays out by "
@@ -138,7 +195,22 @@ def check_model(model: PreTrainedModel) -> None:
 
 def recorded_share_every(config: PreTrainedConfig) -> int | None:
     """``share_every`` of the trained weights that ``config`` describes."""
-    return (getattr(config, "multiverse", None) or {}).get("share_every")
+    return _recorded(config).get("share_every")
+
+
+def _recorded(config: PreTrainedConfig) -> dict[str, Any]:
+    """What training wrote of the layout into ``config``; nothing for a model that never forked."""
+    found = getattr(config, "multiverse", None) or {}
+    if not isinstance(found, dict):
+        raise AttentionError(
+            f'"multiverse": {found!r} in config.json is no object such as {{"layout": '
+            f"{LAYOUT_VERSION}}}; take it out if the model was not trained to fork"
+        )
+    return found
+
+
+def _is_flash(implementation: str) -> bool:
+    return "flash_attention" in implementation or "flash-attn" in implementation
 
 
 def _check_implementation(implementation: str) -> None:
@@ -146,7 +218,7 @@ def _check_implementation(implementation: str) -> None:
     if implementation not in IMPLEMENTATIONS:
         raise AttentionError(
             f"attn_implementation={implementation!r} cannot express a mask of forked paths; load "
-            "the model with attn_implementation='flex_attention' (GPU) or 'sdpa'"
+            f"the model with attn_implementation='flex_attention' (GPU) or {SEGMENTS!r}"
         )
 
 
@@ -214,16 +286,21 @@ def _lay_out(
             f"this model was trained with share_every={every}: lay texts out with it, and give "
             "multiverse_rank beside multiverse_order (text order where a layout has none)"
         )
-    given["attention_mask"] = _mask(module, order, rank, given)
+    check_call(module, order, rank, given)
+    if module.config.get_text_config()._attn_implementation == SEGMENTS:
+        given["multiverse_plan"] = plan(order, rank)
+        given["attention_mask"] = order.new_empty((1, 1, 0, 0), dtype=torch.bool)
+    else:
+        given["attention_mask"] = _mask(module, order, rank)
     return (), given
 
 
-def _mask(
+def check_call(
     module: PreTrainedModel, order: Tensor, rank: Tensor | None, given: Mapping[str, Any]
-) -> Tensor | BlockMask:
+) -> None:
+    """Raise :class:`AttentionError` unless this text can be attended to by this order."""
     config = module.config.get_text_config()
-    implementation = config._attn_implementation
-    _check_implementation(implementation)
+    _check_implementation(config._attn_implementation)
     tokens = given.get("input_ids")
     shape = tokens.shape if tokens is not None else given["inputs_embeds"].shape[:2]
     if order.shape != shape:
@@ -245,10 +322,15 @@ def _mask(
                 "tokens, which this mask would lift; shorten the texts (max_length) or use a model "
                 "whose layers all attend fully"
             )
+
+
+def _mask(module: PreTrainedModel, order: Tensor, rank: Tensor | None) -> Tensor | BlockMask:
+    implementation = module.config.get_text_config()._attn_implementation
     if implementation == "flex_attention":
         if order.device.type == "cpu" and torch.is_grad_enabled():
             raise AttentionError(
-                "FlexAttention has no backward pass on CPU; load with attn_implementation='sdpa'"
+                "FlexAttention has no backward pass on CPU; load with attn_implementation="
+                f"{SEGMENTS!r} or 'sdpa'"
             )
         return block_mask(order, rank)
     mask = dense_mask(order, rank)
@@ -257,6 +339,52 @@ def _mask(
     # Eager attention adds the mask to the scores, where SDPA selects by it.
     dtype = module.dtype
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+@torch.compiler.disable
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    multiverse_plan: Plan | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Segment attention as transformers calls it; SDPA where no text was laid out."""
+    if multiverse_plan is None:
+        if attention_mask is not None and not attention_mask.numel():
+            raise AttentionError(
+                f"{type(module).__name__} does not hand on what the backbone is called with, so "
+                "that segments cannot reach it; load the model with attn_implementation='sdpa'"
+            )
+        attended: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return attended
+    if dropout:
+        raise AttentionError(
+            f"segment attention drops no weights, and attention_dropout is {dropout}; set it to 0 "
+            "in the model's config, or load with attn_implementation='sdpa'"
+        )
+    changed = [name for name in ("softcap", "s_aux") if kwargs.get(name) is not None]
+    if changed:
+        raise AttentionError(
+            f"{type(module).__name__} changes its scores ({', '.join(changed)}), which segment "
+            "attention does not; load the model with attn_implementation='eager'"
+        )
+    try:
+        out = segment_attention(query, key, value, multiverse_plan, scaling)
+    except NotImplementedError as error:
+        raise AttentionError(str(error)) from error
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(SEGMENTS, _attend)
+# Of plain calls, such as generation with a cache.
+AttentionMaskInterface.register(SEGMENTS, sdpa_mask)
 
 
 def _derive(

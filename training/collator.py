@@ -82,16 +82,17 @@ class MultiverseCollator(DataCollatorForLanguageModeling):
         check_sharing(self.share_every, self.variant)
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super().torch_call([self._labelled(example) for example in examples])
+        parsed = [
+            [(ids, parse(ids, self.dialect)) for ids in _texts(example)] for example in examples
+        ]
+        batch = super().torch_call(
+            [self._labelled(one, texts) for one, texts in zip(examples, parsed, strict=True)]
+        )
         length = batch["input_ids"].shape[1]
         rows: list[Layout] = []
-        for row, example in enumerate(examples):
-            texts = [
-                layout_of(parse(ids, self.dialect), share_every=self.share_every)
-                for ids in _texts(example)
-            ]
-            padding = plain(length - len(example["input_ids"]))
-            whole = pack([*map(self._varied, texts), padding])
+        for row, texts in enumerate(parsed):
+            laid = [self._laid_out(trace) for _, trace in texts]
+            whole = pack([*laid, plain(length - sum(map(len, laid)))])
             rows.append(whole)
             batch["labels"][row][torch.from_numpy(whole.left_hidden)] = IGNORED
         batch["position_ids"] = torch.from_numpy(np.stack([row.position for row in rows]))
@@ -102,19 +103,21 @@ class MultiverseCollator(DataCollatorForLanguageModeling):
             batch["multiverse_rank"] = torch.from_numpy(rank).to(torch.int32)
         return batch
 
-    def _varied(self, laid: Layout) -> Layout:
-        causal = plain(len(laid))
+    def _laid_out(self, trace: Trace) -> Layout:
+        causal = plain(trace.length)
+        if self.variant in ("autoregressive", "no-mask"):
+            return causal
+        laid = layout_of(trace, share_every=self.share_every)
         if self.variant == "multiverse":
             return laid
-        order = laid.order if self.variant == "no-positions" else causal.order
-        return Layout(position=causal.position, order=order)
+        return Layout(position=causal.position, order=laid.order)
 
-    def _labelled(self, example: dict[str, Any]) -> dict[str, Any]:
+    def _labelled(
+        self, example: dict[str, Any], texts: list[tuple[npt.NDArray[np.int64], Trace]]
+    ) -> dict[str, Any]:
         labels = np.array(example.get("labels", example["input_ids"]))
         if not self.loss_on_injected and self.variant in ("multiverse", "no-positions"):
-            made = [
-                injected(parse(ids, self.dialect), ids, self.dialect) for ids in _texts(example)
-            ]
+            made = [injected(trace, ids, self.dialect) for ids, trace in texts]
             labels[np.concatenate(made)] = IGNORED
         return {"input_ids": example["input_ids"], "labels": labels.tolist()}
 

@@ -72,9 +72,10 @@ def with_tag_rows(
                 f"target_modules puts LoRA on {name}, whose rows of tags must train by themselves; "
                 "take it out"
             )
-    if max(ids) >= min(len(model.get_input_embeddings().weight), len(head.weight)):
+    # The sizes of the modules, not of their weights: ZeRO-3 leaves nothing of a sharded one.
+    if max(ids) >= min(model.get_input_embeddings().num_embeddings, head.out_features):
         raise LoraError(
-            f"the tokenizer has tags up to id {max(ids)}, the model only {len(head.weight)} rows; "
+            f"the tokenizer has tags up to id {max(ids)}, the model only {head.out_features} rows; "
             "give it theirs with `multiverse prepare-model`"
         )
     tables = [inner] if tied(model) else [inner, outer]

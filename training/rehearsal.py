@@ -1,135 +1,74 @@
-"""A dry run: the data as it would be trained on, and an estimate of memory, without weights."""
+"""A dry run: the trainer itself, over a model without weights, up to its first step."""
 
 from __future__ import annotations
 
+import copy
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from trl.chat_template_utils import get_training_chat_template, has_generation_markers
-
-from .lora import with_tag_rows
+from .loading import load_model
+from .preflight.attempt import try_attention, try_batch
+from .preflight.checks import check_trainer, extremes, prepared
+from .preflight.memory import Sharding, launched, memory
+from .preflight.report import counts_of, example_of, memory_of, model_of, warnings_of
+from .refusals import told
 from .trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 
-GIB = 1024**3
 
+class Rehearsal(MultiverseSFTTrainer):
+    """The trainer with parameters on the ``meta`` device, and nothing sent anywhere."""
 
-class _Preparation(MultiverseSFTTrainer):
-    """The trainer's data preparation, without its model."""
+    def _load(self, path: str, args: MultiverseSFTConfig, quantization_config: Any) -> Any:
+        return load_model(path, args, quantization_config, weights=False)
 
-    def __init__(self, tokenizer: Any, args: MultiverseSFTConfig, sample: dict[str, Any]) -> None:
-        tokenizer.pad_token = args.pad_token or tokenizer.pad_token or tokenizer.eos_token
-        self._tokenizer = tokenizer
-        self.chat_template = None
-        if args.assistant_only_loss and not has_generation_markers(tokenizer.chat_template):
-            self.chat_template = get_training_chat_template(tokenizer)
-        self.screenings = {}
-        self._prepared = set()
-        self.completion_only_loss = args.completion_only_loss
-        if args.completion_only_loss is None:
-            self.completion_only_loss = "prompt" in sample and "completion" in sample
+    def _move_model_to_device(self, model: Any, device: Any) -> None:
+        """There is nothing to move."""
 
+    def init_hf_repo(self, token: str | None = None) -> None:
+        """No repository is made on the Hub."""
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes one process needs without sharding. What is trained is counted in float32, as FSDP2's
-    mixed precision and PEFT hold it. Activations are for one micro-batch at the longest text;
-    kernels, fragmentation and communication buffers come on top."""
-
-    parameters: int
-    trainable: int
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations
-
-
-def memory(
-    path: str, args: MultiverseSFTConfig, longest: int, tokenizer: Any, peft: Any = None
-) -> Memory:
-    """Estimate for AdamW, frozen weights in the dtype they are loaded in.
-
-    Args:
-        longest: tokens of the longest row.
-        peft: a LoRA config; its matrices and the rows of the tags are trained then.
-    """
-    init = dict(args.model_init_kwargs or {})
-    config = AutoConfig.from_pretrained(path, revision=init.get("revision"))
-    text = config.get_text_config()
-    dtype = init.get("dtype") or "float32"
-    width = (getattr(torch, dtype) if dtype != "auto" else text.dtype or torch.float32).itemsize
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    parameters = sum(weight.numel() for weight in model.parameters())
-    trainable = parameters
-    if peft is not None:
-        from peft import get_peft_model
-
-        with torch.device("meta"):
-            wrapped = get_peft_model(model, with_tag_rows(peft, model, tokenizer))
-        trainable = sum(weight.numel() for weight in wrapped.parameters() if weight.requires_grad)
-    tokens = longest * args.per_device_train_batch_size
-    wide = text.intermediate_size
-    compute = 2 if args.bf16 or args.fp16 else width
-    # What a layer keeps for its backward pass; checkpointing keeps its input and one layer's whole.
-    layer = tokens * compute * (10 * text.hidden_size + 4 * wide)
-    kept = tokens * compute * text.hidden_size * text.num_hidden_layers
-    activations = kept + layer if args.gradient_checkpointing else layer * text.num_hidden_layers
-    return Memory(
-        parameters=parameters,
-        trainable=trainable,
-        weights=max(parameters - trainable, 0) * width + trainable * 4,
-        gradients=trainable * 4,
-        optimizer=2 * trainable * 4,
-        activations=activations,
-    )
-
-
-def sound(path: str, args: MultiverseSFTConfig, dataset: Any) -> Any:
-    """The rows of ``dataset`` that screening keeps, as they are."""
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    preparation = _Preparation(tokenizer, args, next(iter(dataset)))
-    preparation._prepare_dataset(dataset, tokenizer, args, False, None, "train")
-    return dataset.select(preparation.screenings["train"].rows)
+    def _send_telemetry(self) -> None:
+        """No run to report."""
 
 
 def rehearse(
-    path: str, args: MultiverseSFTConfig, train: Any, evaluate: Any, peft: Any
+    path: str, args: MultiverseSFTConfig, train: Any, *, sharding: Sharding | None, **more: Any
 ) -> Iterator[str]:
-    """The report of a dry run, line by line."""
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    preparation = _Preparation(tokenizer, args, next(iter(train)))
-    longest = 0
-    for name, dataset, packing in (
-        ("train", train, args.packing),
-        ("eval", evaluate, args.packing if args.eval_packing is None else args.eval_packing),
-    ):
-        if dataset is None:
-            continue
-        rows = preparation._prepare_dataset(dataset, tokenizer, args, packing, None, name)
-        if name not in preparation.screenings:
-            yield f"{name}: streamed; examples are screened as they are read"
-            longest = max(longest, args.max_length or 0)
-            continue
-        for line in preparation.screenings[name].lines():
-            yield f"{name}: {line}"
-        if packing:
-            yield f"{name}: packed into {len(rows)} rows of at most {args.max_length} tokens"
-        longest = max(longest, *(len(ids) for ids in rows["input_ids"]))
-    sharing = "" if args.share_every is None else f", share_every {args.share_every}"
-    yield f"variant {args.variant}{sharing}, longest row {longest} tokens"
-    need = memory(path, args, longest, tokenizer, peft)
-    yield f"{need.parameters:,} parameters, {need.trainable:,} of them trained"
-    yield (
-        "memory of one process without sharding, estimated: "
-        f"weights {need.weights / GIB:.2f} GiB, gradients {need.gradients / GIB:.2f}, "
-        f"optimizer {need.optimizer / GIB:.2f}, activations {need.activations / GIB:.2f}, "
-        f"together {need.total / GIB:.2f} GiB"
-    )
-    yield "nothing was trained"
+    """Make every check of training, and report line by line.
+
+    Args:
+        sharding: what to count memory for; by default how this process was launched.
+        more: as :class:`MultiverseSFTTrainer` takes.
+
+    Raises:
+        ValueError: what training would raise, word for word.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        args = copy.copy(args)
+        args.output_dir = folder
+        trainer = set_up(Rehearsal, path, args, train, **more)
+        yield from counts_of(trainer)
+        yield from warnings_of(trainer, train)
+        check_trainer(trainer)
+        try_batch(trainer)
+        note = try_attention(trainer)
+        if note is not None:
+            yield note
+        sharding = sharding or launched(trainer)
+        longest = max(
+            (len(one[extremes(one)[0]]["input_ids"]) for _, one in prepared(trainer)),
+            default=args.max_length or 0,
+        )
+        yield from example_of(trainer)
+        yield model_of(trainer, longest)
+        yield from memory_of(memory(trainer.model, args, longest, sharding), sharding)
+        yield "nothing was trained"
+
+
+def set_up(
+    kind: type[MultiverseSFTTrainer], path: str, args: MultiverseSFTConfig, train: Any, **more: Any
+) -> Any:
+    """A trainer, or one line that says why there is none."""
+    with told("training cannot be set up", "see docs/training.md for the fields"):
+        return kind(path, args, train_dataset=train, **more)

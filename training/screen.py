@@ -7,7 +7,7 @@ is counted. Nothing is repaired: a block that the data does not close teaches ne
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,12 +33,16 @@ class Verdict:
     Attributes:
         reason: why it was dropped or cut, e.g. ``malformed: path_count``; None where untouched.
         critical_path: of what is kept, in tokens.
+        blocks, paths: of what is kept, nested ones included; ``depth`` of its deepest block.
     """
 
     keep: int
     reason: str | None
     critical_path: int
     detail: str = ""
+    blocks: int = 0
+    paths: int = 0
+    depth: int = 0
 
 
 @dataclass
@@ -49,7 +53,8 @@ class Screening:
         dropped, truncated: how many examples, by reason.
         lengths: tokens of every example that is kept.
         critical_paths: their critical paths, in tokens.
-        trained_tokens: tokens that carry loss.
+        trained_tokens: tokens that carry loss once the collator has masked what the engine writes.
+        forking: examples with a block; ``blocks`` and ``paths`` in them, ``depth`` of the deepest.
         rows: which examples were kept, by their place in the dataset.
     """
 
@@ -58,6 +63,10 @@ class Screening:
     lengths: list[int] = field(default_factory=list)
     critical_paths: list[int] = field(default_factory=list)
     trained_tokens: int = 0
+    forking: int = 0
+    blocks: int = 0
+    paths: int = 0
+    depth: int = 0
     rows: list[int] = field(default_factory=list)
 
     @property
@@ -80,6 +89,10 @@ class Screening:
             lines.append(
                 f"{sum(self.lengths)} tokens, {self.trained_tokens} of them trained on; "
                 f"lengths {low} to {high}, median {middle}"
+            )
+            lines.append(
+                f"{self.forking} examples with blocks: {self.blocks} blocks, {self.paths} paths, "
+                f"depth {self.depth}"
             )
             lines.append(f"degree of parallelism {self.parallelism:.3f}, prompts included")
         return lines
@@ -121,7 +134,16 @@ def judge(
     if all(label == IGNORED for label in labels[:keep]):
         return Verdict(0, f"{reason}, nothing left to train on" if reason else "no labels", 0)
     laid = layout_of(trace)
-    return Verdict(keep, reason, int(laid.position[:keep].max()) + 1, detail)
+    blocks = [(block, depth) for block, depth in trace.walk() if block.start < keep]
+    return Verdict(
+        keep,
+        reason,
+        int(laid.position[:keep].max()) + 1,
+        detail,
+        blocks=len(blocks),
+        paths=sum(len(block.paths) for block, _ in blocks),
+        depth=max((depth for _, depth in blocks), default=0),
+    )
 
 
 def _issues(
@@ -168,8 +190,12 @@ def screen(
     malformed: Policy = "drop",
     name: str = "train",
     num_proc: int | None = None,
+    trained: Callable[[list[int], list[int]], int] | None = None,
 ) -> tuple[Any, Screening | None]:
     """Keep, cut or drop every example of a tokenised dataset (``input_ids``, ``labels``).
+
+    Args:
+        trained: how many tokens of a text carry loss; by default those with a label.
 
     Returns:
         The dataset, and the counts; None for a streamed one, which is judged as it is read.
@@ -183,17 +209,22 @@ def screen(
     def mark(example: dict[str, Any], index: int) -> dict[str, Any]:
         verdict = judge(example["input_ids"], example["labels"], dialect, **policy)
         _refuse(verdict, policy, name, index)
+        ids, labels = example["input_ids"][: verdict.keep], example["labels"][: verdict.keep]
         return {
-            "input_ids": example["input_ids"][: verdict.keep],
-            "labels": example["labels"][: verdict.keep],
+            "input_ids": ids,
+            "labels": labels,
             "_reason": verdict.reason or "",
             "_critical_path": verdict.critical_path,
+            "_trained": (trained or _labelled)(ids, labels) if ids else 0,
+            "_blocks": verdict.blocks,
+            "_paths": verdict.paths,
+            "_depth": verdict.depth,
         }
 
     streamed = not hasattr(dataset, "num_rows")
     named = {} if streamed else {"num_proc": num_proc, "desc": f"Screening {name} dataset"}
     marked = dataset.map(mark, with_indices=True, **named)
-    own = ["_reason", "_critical_path"]
+    own = ["_reason", "_critical_path", "_trained", "_blocks", "_paths", "_depth"]
     if streamed:
         return marked.filter(lambda row: len(row["input_ids"]) > 0).remove_columns(own), None
     counts = _count(marked)
@@ -201,6 +232,7 @@ def screen(
         raise ExampleError(
             f"no example of the {name} dataset can be trained on: "
             + "; ".join(f"{n} × {reason}" for reason, n in counts.dropped.items())
+            + ". Raise max_length, set overlong or malformed to 'truncate', or repair the texts"
         )
     kept = marked if counts.kept == marked.num_rows else marked.select(counts.rows)
     return kept.remove_columns(own), counts
@@ -227,5 +259,13 @@ def _count(marked: Iterable[dict[str, Any]]) -> Screening:
         counts.rows.append(at)
         counts.lengths.append(len(row["input_ids"]))
         counts.critical_paths.append(row["_critical_path"])
-        counts.trained_tokens += sum(label != IGNORED for label in row["labels"])
+        counts.trained_tokens += row["_trained"]
+        counts.forking += row["_blocks"] > 0
+        counts.blocks += row["_blocks"]
+        counts.paths += row["_paths"]
+        counts.depth = max(counts.depth, row["_depth"])
     return counts
+
+
+def _labelled(ids: list[int], labels: list[int]) -> int:
+    return sum(label != IGNORED for label in labels[1:])

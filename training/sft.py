@@ -7,85 +7,28 @@ Every field of TRL's ``SFTConfig``, ``ModelConfig``, ``ScriptArguments`` and
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from trl import (
-    DatasetMixtureConfig,
-    ModelConfig,
-    ScriptArguments,
-    TrlParser,
-    get_peft_config,
-    get_quantization_config,
-)
+from huggingface_hub import HfApi
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import IntervalStrategy, get_last_checkpoint
+from trl import DatasetMixtureConfig, ModelConfig, get_peft_config, get_quantization_config
 
-from .rehearsal import rehearse, sound
-from .sources import in_stages, load, model_path, split
+from .preflight import check_trainer, warnings_of
+from .preflight.memory import configured
+from .recipe_files import RECIPES, config_file, recipes
+from .refusals import USER_ERRORS, ConfigError, in_a_line, told
+from .rehearsal import rehearse, set_up
+from .settings import SFTScriptArguments, parse
+from .sources import load, model_path, split
 from .trainer import MultiverseSFTConfig, MultiverseSFTTrainer
-
-RECIPES = Path(__file__).parent / "recipes"
-
-
-class ConfigError(ValueError):
-    """A config that cannot be found, or settings that contradict one another."""
-
-
-@dataclass
-class SFTScriptArguments(ScriptArguments):
-    """TRL's script arguments and ours."""
-
-    curriculum: bool = field(
-        default=False,
-        metadata={
-            "help": "Make eight passes over parallel data, from its autoregressive twin to itself."
-        },
-    )
-    dry_run: bool = field(
-        default=False,
-        metadata={"help": "Say what would be trained, and how much memory it takes; train nothing"},
-    )
-    tiny_rows: int = field(
-        default=2000, metadata={"help": "Rows to make where dataset_name is 'tiny'."}
-    )
-    tiny_seed: int = field(default=0, metadata={"help": "Seed of those rows."})
-
-
-def recipes() -> list[str]:
-    """Names that ``--config`` takes besides a file's."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def config_file(name: str) -> Path:
-    """The YAML file for a path or the name of a recipe."""
-    for path in (Path(name), RECIPES / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    raise ConfigError(f"no config file {name!r}, nor a recipe of that name: {', '.join(recipes())}")
-
-
-def parse(arguments: Sequence[str]) -> tuple[Any, ...]:
-    """Read the command line and the config it names."""
-    words = [
-        part
-        for word in arguments
-        for part in (word.split("=", 1) if word.startswith("--config=") else [word])
-    ]
-    if words[-1:] == ["--config"]:
-        raise ConfigError(f"--config needs a file, or a recipe: {', '.join(recipes())}")
-    if "--config" in words:
-        at = words.index("--config") + 1
-        words[at] = str(config_file(words[at]))
-    parser = TrlParser(
-        (SFTScriptArguments, MultiverseSFTConfig, ModelConfig, DatasetMixtureConfig),
-        prog="multiverse sft",
-    )
-    script, args, model, mixture = parser.parse_args_and_config(args=words)
-    if args.resume_from_checkpoint in ("true", "True"):  # the last one, not a folder of that name
-        args.resume_from_checkpoint = True
-    return script, args, model, mixture
 
 
 def run(
@@ -94,43 +37,47 @@ def run(
     model: ModelConfig,
     mixture: DatasetMixtureConfig,
 ) -> MultiverseSFTTrainer | None:
-    """Train, or rehearse; returns the trainer when it has trained and saved."""
+    """Train, or rehearse; returns the trainer when it has trained and saved.
+
+    Raises:
+        ValueError: one of this package's errors, in a line; a dry run and training raise the same.
+    """
     path = model_path(model.model_name_or_path)
+    sharding = script.accelerate_config and configured(script.accelerate_config)
+    _check_output(args.output_dir)
+    _check_template(args.chat_template_path)
+    if args.push_to_hub:
+        with told("push_to_hub cannot log in", "run `hf auth login`, or set push_to_hub: false"):
+            HfApi(token=args.hub_token).whoami()
+    args.resume_from_checkpoint = _checkpoint(args)
     found = load(script, mixture)
-    train = split(found, script.dataset_train_split)
-    evaluate = args.eval_strategy != "no" and split(found, script.dataset_test_split)
-    if script.curriculum:
-        if args.train_sampling_strategy != "sequential" or args.packing or args.shuffle_dataset:
-            raise ConfigError(
-                "curriculum needs its rows in their order: set train_sampling_strategy: "
-                "sequential, packing: false, shuffle_dataset: false"
-            )
-        if args.variant != "multiverse" or script.dataset_streaming:
-            raise ConfigError("curriculum needs variant: multiverse and dataset_streaming: false")
-        train = in_stages(sound(path, args, train), args.seed)
+    train = split(found, script.dataset_train_split, "dataset_train_split")
+    evaluate, notes = _evaluated(found, script, args)
     args.model_init_kwargs = {
         "revision": model.model_revision,
         "dtype": model.dtype,
         **({"attn_implementation": model.attn_implementation} if model.attn_implementation else {}),
         **(args.model_init_kwargs or {}),
     }
-    peft = get_peft_config(model)
+    with told("these settings cannot be used", "see `multiverse sft --help`"):
+        more = {
+            "eval_dataset": evaluate,
+            "quantization_config": get_quantization_config(model),
+            "peft_config": _lora(model),
+        }
     if script.dry_run:
-        for line in rehearse(path, args, train, evaluate or None, peft):
-            print(line)
+        report = rehearse(path, args, train, sharding=sharding or None, **more)
+        for line in chain(notes, report):
+            if args.process_index == 0:
+                print(line)
         return None
-    trainer = MultiverseSFTTrainer(
-        path,
-        args,
-        train_dataset=train,
-        eval_dataset=evaluate or None,
-        quantization_config=get_quantization_config(model),
-        peft_config=peft,
-    )
+    trainer = set_up(MultiverseSFTTrainer, path, args, train, **more)
+    check_trainer(trainer)
+    trainer.data_names = [one.path for one in mixture.datasets] or [script.dataset_name]
     if trainer.accelerator.is_main_process:
-        for name, counts in trainer.screenings.items():
-            for line in counts.lines():
-                print(f"{name}: {line}")
+        counts = [f"{k}: {line}" for k, one in trainer.screenings.items() for line in one.lines()]
+        for line in (*notes, *counts, *warnings_of(trainer, train)):
+            print(line)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)
     trainer.accelerator.print(f"the trained model is in {args.output_dir}")
@@ -140,12 +87,103 @@ def run(
     return trainer
 
 
+def _lora(model: ModelConfig) -> Any:
+    """TRL's LoRA config. It makes one target a pattern for whole names, which no layer's is."""
+    peft = get_peft_config(model)
+    target = getattr(peft, "target_modules", None)
+    if isinstance(target, str) and target != "all-linear" and re.fullmatch(r"[\w.]+", target):
+        peft.target_modules = {target}
+    return peft
+
+
+def _evaluated(found: Any, script: SFTScriptArguments, args: Any) -> tuple[Any, list[str]]:
+    """The rows to evaluate on. Without a split of the default name there is no evaluation."""
+    name = script.dataset_test_split
+    if args.eval_strategy == "no":
+        return None, []
+    default = SFTScriptArguments.dataset_test_split
+    if name in found or name != default:
+        return split(found, name, "dataset_test_split", ", or set eval_strategy: 'no'"), []
+    if args.load_best_model_at_end or args.save_strategy == "best":
+        raise ConfigError(
+            f"the best checkpoint is chosen by evaluation, and the dataset has no split {name!r}; "
+            "name one with dataset_test_split, or set load_best_model_at_end: false and another "
+            "save_strategy"
+        )
+    args.eval_strategy, args.do_eval, args.eval_generations = IntervalStrategy.NO, False, 0
+    return None, [f"no evaluation: the dataset has no split {name!r} (dataset_test_split)"]
+
+
+def _check_output(folder: str) -> None:
+    if not folder:
+        raise ConfigError("output_dir is empty; name a folder")
+    place = Path(folder).absolute()
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"output_dir {folder} is a file; choose a folder")
+    there = next(one for one in (place, *place.parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"output_dir {folder}: {there} cannot be written to; choose another folder"
+        )
+
+
+def _check_template(path: str | None) -> None:
+    """A template's file is asked for here; other names may be a model's."""
+    if path is not None and path.endswith((".jinja", ".j2")) and not Path(path).is_file():
+        raise ConfigError(
+            f"no such file: chat_template_path {path} (looked in {Path(path).absolute().parent})"
+        )
+
+
+def _checkpoint(args: MultiverseSFTConfig) -> str | None:
+    """The folder to go on from."""
+    given = args.resume_from_checkpoint
+    if not given:
+        return None
+    if given is True:
+        last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+        if last is None:
+            raise ConfigError(
+                f"there is no checkpoint in {args.output_dir} to resume from; name its folder, or "
+                "leave out resume_from_checkpoint"
+            )
+        return last
+    files = [one.name for one in Path(given).iterdir()] if Path(given).is_dir() else []
+    for lacking, there in (
+        (TRAINER_STATE_NAME, TRAINER_STATE_NAME in files),
+        ("weights", any(re.search(_WEIGHTS, name) for name in files)),
+    ):
+        if not there:
+            raise ConfigError(
+                f"resume_from_checkpoint {given} is no checkpoint: it holds no {lacking}; name a "
+                "folder checkpoint-N of an output_dir"
+            )
+    with told(f"{given}/{TRAINER_STATE_NAME} cannot be read", "resume from another checkpoint"):
+        TrainerState.load_from_json(str(Path(given) / TRAINER_STATE_NAME))
+    return given
+
+
+#: Files and folders of weights, whole, sharded, an adapter's, FSDP's and DeepSpeed's.
+_WEIGHTS = r"\.(safetensors|bin)$|\.index\.json$|^pytorch_model_fsdp|^global_step"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(*parse(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"multiverse sft: {error}") from error
+    except USER_ERRORS as error:
+        raise SystemExit(f"multiverse sft: {in_a_line(error)}") from error
 
+
+__all__ = [
+    "RECIPES",
+    "ConfigError",
+    "SFTScriptArguments",
+    "config_file",
+    "main",
+    "parse",
+    "recipes",
+    "run",
+]
 
 if __name__ == "__main__":
     main()

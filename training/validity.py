@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import TrainerCallback
 
 from ..dialect import Dialect
 from ..parallelism import parallelism
-from ..structure import parse
+from ..structure import Trace, parse
 from .decode import fork_join_decode
 from .screen import IGNORED
 
@@ -22,9 +23,11 @@ class StructureValidity(TrainerCallback):
     """Generates greedy answers to the first prompts of the eval dataset, forking and joining as an
     engine does, and logs how they are built.
 
-    Logs ``eval_structure_valid`` (share in canonical form), ``eval_structure_finished`` (share
-    that ended by themselves), ``eval_structure_forked`` and ``eval_parallelism``. Every process of
-    a sharded model generates the same answers.
+    Logs ``eval_structure_finished`` (share that ended by themselves); of those that did,
+    ``eval_structure_valid`` (share in canonical form: an answer that was cut off is in none); of
+    those whose prompt asks for parallel steps or whose reference holds a block,
+    ``eval_structure_forked``; and ``eval_parallelism``, of all. A share of none is left out. Every
+    process of a sharded model generates the same answers.
     """
 
     def __init__(self, trainer: Any, dialect: Dialect):
@@ -36,13 +39,14 @@ class StructureValidity(TrainerCallback):
         if self._last == state.global_step:
             return  # several eval datasets: their first prompts have been answered
         self._last = state.global_step
-        prompts = self._prompts(args.eval_generations)
-        if not prompts:
+        asked = self._asked(args.eval_generations)
+        if not asked:
             logger.warning(
                 "eval_generations: no text of the eval dataset begins with a prompt that carries "
                 "no loss, so there is nothing to answer; use 'prompt' and 'completion' columns"
             )
             return
+        prompts, should_fork = zip(*asked, strict=True)
         model = self.trainer.model
         training = model.training
         eos = self.trainer._tokenizer.eos_token_id
@@ -58,34 +62,66 @@ class StructureValidity(TrainerCallback):
             parse([*prompt, *answer], self.dialect)
             for prompt, (answer, _) in zip(prompts, answers, strict=True)
         ]
-        measured = [
-            parallelism(trace, prompt_tokens=len(prompt))
-            for trace, prompt in zip(traces, prompts, strict=True)
-        ]
-        count = len(prompts)
         self.trainer.log(
-            {
-                "eval_structure_valid": sum(trace.well_formed for trace in traces) / count,
-                "eval_structure_finished": sum(a[-1:] == [eos] for a, _ in answers) / count,
-                "eval_structure_forked": sum(m.blocks > 0 for m in measured) / count,
-                "eval_parallelism": sum(m.tokens for m in measured)
-                / max(sum(m.critical_path_tokens for m in measured), 1),
-            }
+            structure_metrics(
+                traces,
+                prompts=[len(prompt) for prompt in prompts],
+                finished=[answer[-1:] == [eos] for answer, _ in answers],
+                should_fork=should_fork,
+            )
         )
         model.train(training)
 
-    def _prompts(self, count: int) -> list[list[int]]:
-        """What stands before the first token that carries loss, of the first texts."""
-        prompts: list[list[int]] = []
+    def _asked(self, count: int) -> list[tuple[list[int], bool]]:
+        """Of the first texts, what stands before the first token that carries loss, and whether
+        the answer should fork."""
+        found: list[tuple[list[int], bool]] = []
         given = self.trainer.eval_dataset or ()
+        parallel = self.dialect.spec.parallel_prompt
         for row in chain.from_iterable(given.values()) if isinstance(given, dict) else given:
             at = 0
             for length in row.get("seq_lengths") or [len(row["input_ids"])]:
+                ids = list(row["input_ids"][at : at + length])
                 labels = torch.tensor(row["labels"][at : at + length])
                 answer = int((labels != IGNORED).int().argmax())
                 if answer:
-                    prompts.append(list(row["input_ids"][at : at + answer]))
-                if len(prompts) == count:
-                    return prompts
+                    asked = self.trainer._tokenizer.decode(ids[:answer])
+                    held = any(b.start >= answer for b in parse(ids, self.dialect).blocks)
+                    found.append((ids[:answer], held or parallel in asked))
+                if len(found) == count:
+                    return found
                 at += length
-        return prompts
+        return found
+
+
+def structure_metrics(
+    traces: Sequence[Trace],
+    *,
+    prompts: Sequence[int],
+    finished: Sequence[bool],
+    should_fork: Sequence[bool],
+) -> dict[str, float]:
+    """The metrics of :class:`StructureValidity`.
+
+    Args:
+        traces: of prompt and answer.
+        prompts: tokens of each prompt.
+        finished: which answers ended by themselves.
+        should_fork: which were asked to fork, or hold a block in their reference.
+    """
+    measured = [
+        parallelism(trace, prompt_tokens=tokens)
+        for trace, tokens in zip(traces, prompts, strict=True)
+    ]
+    whole = [trace for trace, ended in zip(traces, finished, strict=True) if ended]
+    forking = [one for one, should in zip(measured, should_fork, strict=True) if should]
+    metrics = {
+        "eval_structure_finished": len(whole) / len(traces),
+        "eval_parallelism": sum(one.tokens for one in measured)
+        / max(sum(one.critical_path_tokens for one in measured), 1),
+    }
+    if whole:
+        metrics["eval_structure_valid"] = sum(t.well_formed for t in whole) / len(whole)
+    if forking:
+        metrics["eval_structure_forked"] = sum(one.blocks > 0 for one in forking) / len(forking)
+    return metrics

@@ -1,12 +1,13 @@
-"""A whole model in training on a device: is FlexAttention's gradient right, what does a step cost.
+"""A whole model in training on a device: are its gradients right, what does a step cost.
 
     python benchmarks/gpu/model.py [--dry-run] [--json FILE]
 
 Random weights of the shape of Qwen2.5-0.5B (24 layers, 14 query heads, 2 KV heads, 64 wide;
 a vocabulary of 32,768), through ``enable_multiverse_attention`` as the trainers do. Gradients are
 compared with SDPA's under the dense mask in float32; the error of SDPA in bfloat16 stands beside as
-a yardstick, and FlexAttention's mean over parameters may be at most :data:`YARDSTICKS` of it, else
-the exit code is 1. Steps are forward and backward with gradient checkpointing. Needs transformers.
+a yardstick, and the mean over parameters of FlexAttention and of segments may be at most
+:data:`YARDSTICKS` of it, else the exit code is 1. Steps are forward and backward with gradient
+checkpointing. Needs transformers.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Way:
 WAYS = {
     "flex, by order": Way("flex_attention", ordered=True),
     "flex, causal": Way("flex_attention", ordered=False),
+    "segments, by order": Way("multiverse", ordered=True),
     "sdpa, by order": Way("sdpa", ordered=True),
     "sdpa, causal": Way("sdpa", ordered=False),
 }
@@ -102,9 +104,9 @@ def check(kernels: Kernels, shape: Shape) -> dict[str, Any]:
     by_order = Way("sdpa", ordered=True)
     exact_loss, exact = gradients(kernels, text, by_order, torch.float32)
     found: dict[str, Any] = {"structure": str(shape), "loss": exact_loss}
-    tried = (
-        {"sdpa": by_order} if kernels.dry else {"sdpa": by_order, "flex": WAYS["flex, by order"]}
-    )
+    tried = {"sdpa": by_order, "segments": WAYS["segments, by order"]}
+    if not kernels.dry:
+        tried["flex"] = WAYS["flex, by order"]
     tried["causal"] = Way("sdpa", ordered=False)  # what an error of the mask would look like
     for name, way in tried.items():
         loss, got = gradients(kernels, text, way, torch.bfloat16)
@@ -129,7 +131,7 @@ def steps(kernels: Kernels, shapes: tuple[Shape, ...], repeats: int) -> Iterator
             if kernels.dry and way.implementation == "flex_attention":
                 continue  # no backward on a CPU
             result[name] = _time_step(kernels, text, way, repeats)
-        for name in set(result) & {"flex, by order", "sdpa, by order"}:
+        for name in set(result) & {"flex, by order", "segments, by order", "sdpa, by order"}:
             result[f"{name} / sdpa, causal"] = result[name]["ms"] / result["sdpa, causal"]["ms"]
         yield result
 
@@ -160,7 +162,11 @@ def main() -> int:
         kernels, Shape(192, 2, 3, 0.6) if small else Shape(2048, 4, 3, 0.6, nested=True)
     )
     allowed = YARDSTICKS * checked["sdpa"]["mean gradient"]
-    failed = [] if small or checked["flex"]["mean gradient"] <= allowed else ["flex"]
+    failed = [
+        name
+        for name in ("flex", "segments")
+        if name in checked and checked[name]["mean gradient"] > allowed
+    ]
     result: dict[str, Any] = {"machine": machine(small, flashinfer=False), "failed": failed}
     result |= {"gradients": checked, "steps": []}
     for row in steps(kernels, (Shape(256, 2, 3, 0.5),) if small else STEPS, 2 if small else 5):

@@ -99,7 +99,14 @@ def model(result: Result) -> Iterator[str]:
     steps = [
         [one["structure"], way, f"{one[way]['ms']:.0f}", f"{one[way]['peak_mib']:,.0f}"]
         for one in result["steps"]
-        for way in ("sdpa, causal", "flex, causal", "flex, by order", "sdpa, by order")
+        for way in (
+            "sdpa, causal",
+            "flex, causal",
+            "flex, by order",
+            "segments, by order",
+            "sdpa, by order",
+        )
+        if way in one
     ]
     yield from table(["text", "attention", "a step, ms", "peak memory, MiB"], steps)
 

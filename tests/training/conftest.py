@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from sglang_multiverse.dialect import Dialect
-from sglang_multiverse.training.tiny_model import tiny_tokenizer
+from sglang_multiverse.tiny.factory.model import tiny_tokenizer
 
 MakeModel = Callable[..., Qwen2ForCausalLM]
 

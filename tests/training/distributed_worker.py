@@ -6,6 +6,7 @@ accelerate launch --cpu --num_processes 2 -m tests.training.distributed_worker t
 
 from __future__ import annotations
 
+import itertools
 import sys
 from itertools import islice
 from pathlib import Path
@@ -22,9 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoTokenizer, PreTrainedModel
 
 from sglang_multiverse.tiny import MODEL_DIR
+from sglang_multiverse.tiny.factory.exam import messages
 from sglang_multiverse.tiny.task import generate
 from sglang_multiverse.training.attention import enable_multiverse_attention
-from sglang_multiverse.training.tiny_eval import messages
 from sglang_multiverse.training.trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 
 from ..core.generate import WORD
@@ -71,8 +72,8 @@ def forward(out: Path) -> None:
     mine = {key: value[rank : rank + 1] for key, value in rows.given.items()}
     results: dict[str, Any] = {}
     for name in ARCHITECTURES:
-        for mode in ("ddp", "fsdp2"):
-            model = enable_multiverse_attention(tiny(name))
+        for mode, attention in itertools.product(("ddp", "fsdp2"), ("sdpa", "multiverse")):
+            model = enable_multiverse_attention(tiny(name, attention))
             wrapped = DistributedDataParallel(model) if mode == "ddp" else shard(model)
             logits, loss = losses(wrapped, mine)
             (loss * world).backward()  # both take the mean over processes
@@ -86,7 +87,7 @@ def forward(out: Path) -> None:
             dist.all_gather_object(
                 kept, (logits.detach(), isolated(wrapped, mine, rows.seen[rank : rank + 1]))
             )
-            results[f"{name} {mode}"] = {
+            results[f"{name} {mode} {attention}"] = {
                 "logits": torch.cat([one for one, _ in kept]),
                 "isolated": all(apart for _, apart in kept),
                 "gradients": gradients,

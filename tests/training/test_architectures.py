@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,20 +59,21 @@ def gradients(model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, torch
     return {**weights, "logits": found.detach()}
 
 
+@pytest.mark.parametrize("implementation", ["sdpa", "multiverse"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_logits_equal_a_brute_force_mask_on_a_model_without_the_hook(name, seed):
+def test_logits_equal_a_brute_force_mask_on_a_model_without_the_hook(name, seed, implementation):
     rows = packed_and_padded(seed)
-    plain_model = tiny(name)
-    expected = logits(plain_model, rows.by_brute_force())
-    model = enable_multiverse_attention(copy.deepcopy(plain_model))
+    expected = logits(tiny(name), rows.by_brute_force())
+    model = enable_multiverse_attention(tiny(name, implementation))
     close(logits(model, rows.given), expected)
 
 
+@pytest.mark.parametrize("implementation", ["sdpa", "multiverse"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_chain_of_tokens_has_the_logits_it_has_as_a_plain_text(name, seed):
+def test_a_chain_of_tokens_has_the_logits_it_has_as_a_plain_text(name, seed, implementation):
     rows = packed_and_padded(seed)
     plain_model = tiny(name)
-    found = logits(enable_multiverse_attention(copy.deepcopy(plain_model)), rows.given)
+    found = logits(enable_multiverse_attention(tiny(name, implementation)), rows.given)
     compared = 0
     for row in range(len(rows.seen)):
         ids, seen = rows.given["input_ids"][row], rows.seen[row]
@@ -87,7 +87,7 @@ def test_a_chain_of_tokens_has_the_logits_it_has_as_a_plain_text(name, seed):
     assert compared > 100
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager", "multiverse"])
 def test_a_changed_token_changes_what_sees_it_and_not_one_bit_elsewhere(name, implementation):
     rows = packed_and_padded(3)
     model = enable_multiverse_attention(tiny(name, implementation))
@@ -103,24 +103,43 @@ def test_a_changed_token_changes_what_sees_it_and_not_one_bit_elsewhere(name, im
         assert not same[sees].any()
 
 
-def test_gradient_checkpointing_changes_no_gradient(name):
+@pytest.mark.parametrize("implementation", ["sdpa", "multiverse"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_no_gradient(name, implementation, reentrant):
     rows = packed_and_padded()
     found = []
     for checkpointing in (False, True):
-        model = enable_multiverse_attention(tiny(name)).train()
+        model = enable_multiverse_attention(tiny(name, implementation)).train()
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            if reentrant:
+                model.enable_input_require_grads()
         found.append(gradients(model, {**rows.given, "use_cache": False}))
     assert found[0].keys() == found[1].keys()
     for key, gradient in found[0].items():
         assert torch.equal(gradient, found[1][key]), key
 
 
+def test_segments_have_the_gradients_of_the_dense_mask(name):
+    rows = packed_and_padded()
+    given = {**rows.given, "use_cache": False}
+    dense, found = (
+        gradients(enable_multiverse_attention(tiny(name, implementation)), given)
+        for implementation in ("sdpa", "multiverse")
+    )
+    real = torch.from_numpy(rows.real)
+    close(found.pop("logits")[real], dense.pop("logits")[real])
+    for key, gradient in found.items():
+        scale = dense[key].abs().max().clamp(min=1)
+        close(gradient / scale, dense[key] / scale)
+
+
 @pytest.mark.filterwarnings("ignore:.*grouped_mm_fallback")
-def test_a_compiled_model_has_the_same_logits_and_gradients(name):
+@pytest.mark.parametrize("implementation", ["sdpa", "multiverse"])
+def test_a_compiled_model_has_the_same_logits_and_gradients(name, implementation):
     rows = packed_and_padded()
     inputs = {**rows.given, "use_cache": False}
-    model = enable_multiverse_attention(tiny(name))
+    model = enable_multiverse_attention(tiny(name, implementation))
     expected = gradients(model, inputs)
     torch._dynamo.reset()
     model.compile(backend="aot_eager")

@@ -17,6 +17,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from sglang_multiverse.layout import Layout, layout, pack, plain
 from sglang_multiverse.structure import Limits
+from sglang_multiverse.tiny.factory.exam import encode
 from sglang_multiverse.tiny.task import generate
 from sglang_multiverse.training.attention import (
     AttentionError,
@@ -25,7 +26,6 @@ from sglang_multiverse.training.attention import (
     enable_multiverse_attention,
 )
 from sglang_multiverse.training.collator import MultiverseCollator
-from sglang_multiverse.training.tiny_eval import encode
 
 from ..core.generate import DIALECT, WORD, Made, make
 from ..core.oracle import from_order, visible
@@ -67,7 +67,7 @@ def test_the_mask_inside_the_model_is_brute_force_visibility(make_model):
             assert np.array_equal(mask[0, 0].numpy(), expected)
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager", "multiverse"])
 def test_a_changed_token_reaches_those_that_see_it_and_no_other(make_model, implementation):
     model = enable_multiverse_attention(make_model(attn_implementation=implementation))
     for _, ids, laid in nested():
@@ -137,7 +137,7 @@ def test_gradients_stay_within_what_is_visible(make_model):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"attn_implementation": "flash_attention_2"}, "flex_attention"),
+        ({"attn_implementation": "paged|sdpa"}, "flex_attention"),
         ({"layer_types": ["linear_attention", "full_attention"]}, "linear_attention"),
         ({"multiverse": {"layout": 99}}, "layout 99"),
     ],

@@ -9,10 +9,10 @@ import torch
 
 from sglang_multiverse.layout import layout
 from sglang_multiverse.structure import parse
+from sglang_multiverse.tiny.factory.exam import encode
 from sglang_multiverse.tiny.task import generate
 from sglang_multiverse.training.attention import dense_mask, enable_multiverse_attention
 from sglang_multiverse.training.collator import IGNORED, MultiverseCollator, injected
-from sglang_multiverse.training.tiny_eval import encode
 
 
 @pytest.fixture

@@ -53,19 +53,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Any:
     return launch("train", tmp_path_factory.mktemp("train"), repository)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "multiverse"])
 @pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("name", distributed_worker.ARCHITECTURES)
-def test_two_processes_have_the_logits_and_gradients_of_one(forward, name, mode):
+def test_two_processes_have_the_logits_and_gradients_of_one(forward, name, mode, attention):
     model = enable_multiverse_attention(tiny(name))
     logits, loss = distributed_worker.losses(model, packed_and_padded().given)
     loss.backward()
-    found = forward[f"{name} {mode}"]
+    found = forward[f"{name} {mode} {attention}"]
     differences = {"logits": (found["logits"] - logits).abs().max().item()}
     for key, weight in model.named_parameters():
         scale = weight.grad.abs().max().clamp(min=1)
         difference = (found["gradients"][key] - weight.grad).abs().max() / scale
         differences[key] = difference.item()
-    print(f"{name} {mode}: logits {differences['logits']:.1e}", end=", ")
+    print(f"{name} {mode} {attention}: logits {differences['logits']:.1e}", end=", ")
     print(f"gradients, relative to the greatest: {max(differences.values()):.1e}")
     assert differences.keys() == {"logits", *found["gradients"]}
     assert max(differences.values()) <= 1e-5

@@ -23,6 +23,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from sglang_multiverse.dialect import Dialect, DialectError
 from sglang_multiverse.layout import LAYOUT_VERSION
+from sglang_multiverse.tiny.factory.exam import messages
 from sglang_multiverse.tiny.task import generate
 from sglang_multiverse.training.checkpoint import CheckpointError
 from sglang_multiverse.training.lora import (
@@ -33,7 +34,6 @@ from sglang_multiverse.training.lora import (
     save_record,
     with_tag_rows,
 )
-from sglang_multiverse.training.tiny_eval import messages
 from sglang_multiverse.training.tokens import prepare_model, tied
 from sglang_multiverse.training.trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 

@@ -4,12 +4,8 @@ asked in tests/e2e/test_grpo.py."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,68 +15,34 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
 from sglang_multiverse.dialect import Dialect
 from sglang_multiverse.layout import layout
-from sglang_multiverse.parallelism import parallelism
 from sglang_multiverse.sequencer import Limits
-from sglang_multiverse.structure import parse
 from sglang_multiverse.tiny import task
-from sglang_multiverse.tiny.solution import solution
 from sglang_multiverse.training.attention import enable_multiverse_attention
-from sglang_multiverse.training.collator import injected
-from sglang_multiverse.training.grpo_engine import EngineClient, EngineError
-from sglang_multiverse.training.grpo_trainer import MultiverseGRPOTrainer
-from sglang_multiverse.training.grpo_weights import save_policy
-from sglang_multiverse.training.rewards import (
+from sglang_multiverse.training.grpo.completion import EXTRAS, read_completion
+from sglang_multiverse.training.grpo.engine import EngineClient, EngineError
+from sglang_multiverse.training.grpo.rewards import (
     latency_reward,
     tiny_correctness,
     validity_reward,
     where_right,
 )
-from sglang_multiverse.training.rollout import EXTRAS, MultiverseRollout, read_completion
+from sglang_multiverse.training.grpo.rollout import MultiverseRollout
+from sglang_multiverse.training.grpo.trainer import MultiverseGRPOTrainer
+from sglang_multiverse.training.grpo.weights import save_policy
+
+from .http_stub import Answer, answering
+from .worked_answers import config, recorded, some_problems, worked
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are using 'rollout_func'")
-
-Answer = Callable[[str, dict[str, Any]], tuple[int, Any]]
-
-
-def spans(flags: Any) -> list[list[int]]:
-    edges = np.flatnonzero(np.diff([False, *flags, False]))
-    return [[int(a), int(b)] for a, b in edges.reshape(-1, 2)]
-
-
-def worked(
-    problem: task.Problem, tokenizer: Any, dialect: Dialect, mode: task.Mode = "parallel"
-) -> tuple[list[int], list[int], dict[str, Any]]:
-    """Prompt, worked answer, and the ``meta_info`` of an engine that wrote it."""
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": task.prompt(problem, mode)}],
-        add_generation_prompt=True,
-        return_dict=False,
-    )
-    prompt = list(prompt)
-    ids = tokenizer.encode(solution(problem, mode), add_special_tokens=False)
-    ids.append(tokenizer.eos_token_id)
-    whole = [*prompt, *ids]
-    trace = parse(whole, dialect)
-    measured = parallelism(trace, prompt_tokens=len(prompt))
-    meta = {
-        "multiverse_injected": spans(injected(trace, whole, dialect)[len(prompt) :]),
-        "multiverse_forks": measured.blocks,
-        "multiverse_paths": measured.paths,
-        "multiverse_critical_path_tokens": measured.critical_path_tokens,
-        "multiverse_parallelism": measured.degree,
-        "finish_reason": {"type": "stop"},
-    }
-    return prompt, ids, meta
 
 
 @pytest.fixture(scope="module")
 def problems() -> list[task.Problem]:
-    kinds = {"compare": 1.0, "staged": 1.0, "nested": 1.0}
-    return list(itertools.islice(task.generate(3, "test", kinds), 12))
+    return some_problems()
 
 
 # What is read from an answer.
@@ -166,32 +128,7 @@ def test_short_answers_that_are_wrong_earn_nothing_for_it() -> None:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Answer], str]]:
-    """``serve(answer)`` answers HTTP with ``answer(path, body)`` and returns its address."""
-    running: list[ThreadingHTTPServer] = []
-
-    def start(answer: Answer) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                size = int(self.headers["Content-Length"])
-                status, said = answer(self.path, json.loads(self.rfile.read(size)))
-                text = json.dumps(said).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        running.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
+    yield from answering()
 
 
 def answered(ids: list[int], **meta: Any) -> dict[str, Any]:
@@ -258,76 +195,6 @@ def test_sampling_that_the_trainer_must_know_is_refused(tokenizer: Any) -> None:
 # The policy.
 
 
-class WorkedAnswers(EngineClient):
-    """An engine whose model always chooses the worked solution, and that scores it as an engine
-    does: by its own weights, at the temperature asked for, 0.0 for what it wrote itself."""
-
-    def __init__(self, answers: Any, dialect: Dialect):
-        super().__init__("http://worked-answers")
-        self.answers: dict[tuple[int, ...], tuple[list[int], dict[str, Any]]] = answers
-        self.dialect = dialect
-        self.asked: list[tuple[tuple[int, ...], dict[str, Any]]] = []
-        self.given: list[tuple[str, Any]] = []
-        self.off = 0.0
-        self.architecture = "Qwen2ForCausalLM"
-        self.shares: int | None = None
-
-    @torch.no_grad()
-    def generate(self, input_ids: list[int], sampling_params: dict[str, Any]) -> Any:
-        self.asked.append((tuple(input_ids), sampling_params))
-        ids, meta = self.answers[tuple(input_ids)]
-        version, model = self.given[-1]
-        laid = layout([*input_ids, *ids], self.dialect)
-        logits = model(
-            input_ids=torch.tensor([[*input_ids, *ids]]),
-            position_ids=torch.from_numpy(laid.position)[None],
-            multiverse_order=torch.from_numpy(laid.order)[None].int(),
-            use_cache=False,
-        ).logits[0, len(input_ids) - 1 : -1]
-        scores = (logits / sampling_params["temperature"]).log_softmax(-1)
-        logprobs = scores[torch.arange(len(ids)), torch.tensor(ids)] - self.off
-        for start, end in meta["multiverse_injected"]:
-            logprobs[start:end] = 0.0
-        return ids, logprobs.tolist(), {**meta, "weight_version": version}
-
-    def architectures(self) -> list[str]:
-        return [self.architecture]
-
-    def share_every(self) -> int | None:
-        return self.shares
-
-    def update_weights(self, folder: Path, version: str) -> None:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.given.append((version, enable_multiverse_attention(model)))
-
-
-def recorded(problems: list[task.Problem], tokenizer: Any, dialect: Dialect) -> WorkedAnswers:
-    made = [worked(problem, tokenizer, dialect) for problem in problems]
-    return WorkedAnswers({tuple(prompt): (ids, meta) for prompt, ids, meta in made}, dialect)
-
-
-def config(tmp_path: Path, **changes: Any) -> GRPOConfig:
-    return GRPOConfig(
-        **{
-            "output_dir": str(tmp_path),
-            "max_steps": 3,
-            "per_device_train_batch_size": 4,
-            "num_generations": 2,
-            "max_completion_length": 640,
-            "temperature": 0.9,
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "constant",
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "bf16": False,
-            "use_cpu": True,
-            **changes,
-        }
-    )
-
-
 def every_second(completions: list[Any], critical_path: list[int], **extras: Any) -> list[float]:
     assert set(EXTRAS) <= {"critical_path", *extras}
     assert len(completions) == len(critical_path)
@@ -342,7 +209,7 @@ def test_trl_gets_one_completion_for_every_prompt_it_passes(
     engine = recorded(problems[:6], tokenizer, dialect)
     rows = [{"prompt": [{"role": "user", "content": task.prompt(p, "parallel")}]} for p in problems]
     model = make_model(len(tokenizer), pad_token_id=tokenizer.pad_token_id)
-    rollout = MultiverseRollout(engine, tokenizer, seed=7)
+    rollout = MultiverseRollout(engine, tokenizer, seed=7, weights="disk")
     trainer = MultiverseGRPOTrainer(
         model,
         every_second,
@@ -378,7 +245,7 @@ def test_trls_own_trainer_takes_the_rollout(
 ) -> None:
     engine = recorded(problems[:2], tokenizer, dialect)
     rows = [{"prompt": [{"role": "user", "content": task.prompt(p, "parallel")}]} for p in problems]
-    rollout = MultiverseRollout(engine, tokenizer)
+    rollout = MultiverseRollout(engine, tokenizer, weights="disk")
     model = make_model(len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     trainer = GRPOTrainer(
         enable_multiverse_attention(model, dialect=rollout.dialect),
@@ -404,7 +271,7 @@ def test_an_engine_with_other_logprobs_is_an_error(
         every_second,
         config(tmp_path),
         Dataset.from_list(rows[:2]),
-        rollout_func=MultiverseRollout(engine, tokenizer),
+        rollout_func=MultiverseRollout(engine, tokenizer, weights="disk"),
         processing_class=tokenizer,
     )
     with pytest.raises(EngineError, match=r"worked-answers are 0\.70 nats off"):
@@ -435,7 +302,7 @@ def test_a_server_of_another_model_gets_no_weights(
         every_second,
         config(tmp_path),
         Dataset.from_list(rows[:2]),
-        rollout_func=MultiverseRollout(engine, tokenizer),
+        rollout_func=MultiverseRollout(engine, tokenizer, weights="disk"),
         processing_class=tokenizer,
     )
     with pytest.raises(EngineError, match=said):
@@ -453,7 +320,7 @@ def test_weights_go_over_every_k_steps(
         every_second,
         config(tmp_path, max_steps=4),
         Dataset.from_list(rows[:4]),
-        rollout_func=MultiverseRollout(engine, tokenizer, sync_every=3),
+        rollout_func=MultiverseRollout(engine, tokenizer, sync_every=3, weights="disk"),
         processing_class=tokenizer,
     )
     trainer.train()
@@ -465,7 +332,7 @@ def test_weights_that_another_process_changed_are_noticed(
 ) -> None:
     engine = recorded(problems[:1], tokenizer, dialect)
     engine.given.append(("theirs", enable_multiverse_attention(make_model(len(tokenizer)))))
-    rollout = MultiverseRollout(engine, tokenizer)
+    rollout = MultiverseRollout(engine, tokenizer, weights="disk")
     rollout.version = "ours"
     (prompt,) = engine.answers
     with pytest.raises(EngineError, match=r"'theirs'.*'ours'"):
@@ -482,7 +349,7 @@ def test_a_dataset_column_is_not_overwritten(
             every_second,
             config(tmp_path),
             Dataset.from_list([{"prompt": "x", "forks": 1}]),
-            rollout_func=MultiverseRollout(engine, tokenizer),
+            rollout_func=MultiverseRollout(engine, tokenizer, weights="disk"),
             processing_class=tokenizer,
         )
 

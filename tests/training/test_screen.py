@@ -11,9 +11,9 @@ from datasets import Dataset
 from sglang_multiverse.dialect import Tag
 from sglang_multiverse.layout import layout
 from sglang_multiverse.structure import parse
+from sglang_multiverse.tiny.factory.exam import encode
 from sglang_multiverse.tiny.task import ALL_KINDS, generate
 from sglang_multiverse.training.screen import IGNORED, ExampleError, judge, screen
-from sglang_multiverse.training.tiny_eval import encode
 
 Text = tuple[list[int], list[int]]
 

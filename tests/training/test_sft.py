@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +116,15 @@ def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(tmp_path, capsy
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "out"
-    arguments = ["--dataset_name", str(data), "--eval_strategy", "no", "--eval_generations", "0"]
-    assert run(flags(out, *arguments, "--max_length", "400", "--dry_run")) is None
+    arguments = ["--dataset_name", str(data), "--max_length", "400", "--dry_run"]
+    assert run(flags(out, *arguments)) is None
     said = capsys.readouterr().out
     assert "dropped 1: malformed: " in said
     assert "longer than 400 tokens" in said
     assert "degree of parallelism 1." in said
     assert "1,288,832 parameters, 1,288,832 of them trained" in said
+    assert re.search(r"\d+ examples with blocks: \d+ blocks, \d+ paths, depth 1", said)
+    assert "Qwen2ForCausalLM attends by" in said
     assert "nothing was trained" in said
     assert not out.exists()
 
@@ -181,8 +184,8 @@ def test_settings_and_names_that_cannot_be_are_refused(tmp_path):
     data.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(0, "train", 3)))
     with pytest.raises(sft.ConfigError, match=r"recipe of that name: .*tiny"):
         sft.parse(["--config", "nowhere"])
-    with pytest.raises(SourceError, match="no split 'test'; it has train"):
-        run(flags(tmp_path, "--dataset_name", str(data), "--dataset_train_split", "train"))
+    with pytest.raises(SourceError, match="no split 'held'; it has train"):
+        run(flags(tmp_path, "--dataset_name", str(data), "--dataset_test_split", "held"))
     with pytest.raises(sft.ConfigError, match="train_sampling_strategy"):
         run(flags(tmp_path, "--curriculum"))
     with pytest.raises(ValueError, match="variant='dense' is none of"):
@@ -190,6 +193,27 @@ def test_settings_and_names_that_cannot_be_are_refused(tmp_path):
     (tmp_path / "rows.txt").write_text("")
     with pytest.raises(SourceError, match=r"cannot read '\.txt'"):
         run(flags(tmp_path, "--dataset_name", str(tmp_path / "rows.txt")))
+
+
+def test_a_file_without_a_test_split_is_trained_on_without_evaluation(tmp_path, capsys):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(0, "train", 3)))
+    trainer = run(flags(tmp_path / "out", "--dataset_name", str(data)))
+    assert "no evaluation: the dataset has no split 'test'" in capsys.readouterr().out
+    assert not any(key.startswith("eval_") for one in trainer.state.log_history for key in one)
+
+
+def test_a_mixture_takes_files_as_dataset_name_does(tmp_path):
+    for name in ("a", "b"):
+        rows = tiny_rows(ord(name), "train", 2)
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = yaml.safe_load((sft.RECIPES / "tiny.yaml").read_text())
+    recipe["datasets"] = [{"path": str(tmp_path / f"{name}.jsonl")} for name in ("a", "b")]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(recipe))
+    flags = ["--config", str(tmp_path / "config.yaml"), "--output_dir", str(tmp_path / "out")]
+    trainer = run([*flags, "--max_steps", "1"])
+    assert trainer.screenings["train"].kept == 4
+    assert "`a.jsonl`, `b.jsonl`" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_command_lists_its_recipes_and_ends_with_a_word():
@@ -200,6 +224,24 @@ def test_the_command_lists_its_recipes_and_ends_with_a_word():
     assert bare.exit_code != 0
     wrong = CliRunner().invoke(app, ["sft", "--config", "nowhere"])
     assert wrong.exit_code != 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"dataset_name": "nope.jsonl"}, "error: dataset_name nope.jsonl: no such file"),
+        ({"datasets": [{"path": "tiny"}, {"path": "./no"}]}, "error: datasets[1].path ./no: no s"),
+    ],
+)
+def test_data_that_a_config_names_are_asked_for_before_anything_is_imported(
+    tmp_path, monkeypatch, fields, says
+):
+    monkeypatch.setattr(sft, "main", lambda arguments: pytest.fail("training was begun"))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(fields))
+    said = CliRunner().invoke(app, ["sft", "--config", str(tmp_path / "config.yaml")])
+    assert said.exit_code == 2
+    assert says in said.output
+    assert said.output.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["tiny", "lora", "7b", "32b"])

@@ -12,10 +12,10 @@ from sglang_multiverse.dialect import Dialect
 from sglang_multiverse.layout import LAYOUT_VERSION
 from sglang_multiverse.structure import parse
 from sglang_multiverse.tiny import MODEL_DIR
+from sglang_multiverse.tiny.factory.exam import encode, written
 from sglang_multiverse.tiny.solution import solution
 from sglang_multiverse.tiny.task import generate, grade
 from sglang_multiverse.training.decode import fork_join_decode
-from sglang_multiverse.training.tiny_eval import encode, written
 
 
 @pytest.fixture(scope="module")

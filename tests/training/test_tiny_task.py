@@ -10,6 +10,7 @@ import pytest
 from sglang_multiverse.dialect import Dialect
 from sglang_multiverse.parallelism import parallelism
 from sglang_multiverse.structure import parse
+from sglang_multiverse.tiny.factory.exam import encode
 from sglang_multiverse.tiny.solution import solution
 from sglang_multiverse.tiny.task import (
     DESCRIPTION,
@@ -22,7 +23,6 @@ from sglang_multiverse.tiny.task import (
     understand,
     understands,
 )
-from sglang_multiverse.training.tiny_eval import encode
 
 PROBLEMS = list(islice(generate(7, "train"), 300))
 

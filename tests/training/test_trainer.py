@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from sglang_multiverse.layout import LAYOUT_VERSION, layout
 from sglang_multiverse.tiny.dataset import messages
+from sglang_multiverse.tiny.factory.exam import encode
+from sglang_multiverse.tiny.factory.train import rows, train
 from sglang_multiverse.tiny.task import generate
 from sglang_multiverse.training.attention import dense_mask, enable_multiverse_attention
 from sglang_multiverse.training.collator import IGNORED
-from sglang_multiverse.training.tiny import rows, train
-from sglang_multiverse.training.tiny_eval import encode
 from sglang_multiverse.training.trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 
 

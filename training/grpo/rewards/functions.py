@@ -1,20 +1,20 @@
-"""Reward functions for forked answers, with the signature of TRL's ``GRPOTrainer``.
-
-Each takes lists with one entry per completion and returns as many floats. What
-:class:`~sglang_multiverse.training.rollout.MultiverseRollout` learned from the engine comes in as
-keyword arguments. Bind options with ``functools.partial``; TRL keeps the function's name.
-"""
+"""Rewards for structure and latency, and for the tiny task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trl.trainer.utils import get_callable_name
 
-from ..tiny import task
+from ....tiny import task
 
-RewardFunction = Callable[..., list[float]]
+RewardFunction = Callable[..., Sequence[Any]]
+
+
+def texts_of(completions: list[Any]) -> list[str]:
+    """The texts of completions that TRL gives as texts, or as conversations of one message."""
+    return [one if isinstance(one, str) else str(one[0]["content"] or "") for one in completions]
 
 
 def tiny_correctness(completions: list[Any], question: list[str], **kwargs: Any) -> list[float]:
@@ -24,10 +24,9 @@ def tiny_correctness(completions: list[Any], question: list[str], **kwargs: Any)
         completions: texts, or conversations of one message each.
         question: the question without the sentence that chooses the mode, a dataset column.
     """
-    texts = [one if isinstance(one, str) else one[0]["content"] for one in completions]
     return [
         float(task.grade(text, task.understand(asked)))
-        for text, asked in zip(texts, question, strict=True)
+        for text, asked in zip(texts_of(completions), question, strict=True)
     ]
 
 
@@ -60,6 +59,15 @@ def latency_reward(
     ]
 
 
+def parallel_reward(completions: list[Any], forks: list[int], **kwargs: Any) -> list[float]:
+    """1.0 where the answer forked, else 0.0.
+
+    Where the answer is right, a fifth of it in two of ten steps is the bonus of Parallel-R1
+    (arXiv 2509.07980, "alternating"): ``--reward math parallel=0.2@9-10/10``.
+    """
+    return [float(count > 0) for count in forks]
+
+
 def where_right(correctness: RewardFunction, reward: RewardFunction) -> RewardFunction:
     """``reward`` times ``correctness``, under the name of ``reward``.
 
@@ -67,9 +75,12 @@ def where_right(correctness: RewardFunction, reward: RewardFunction) -> RewardFu
     apart, and the policy learns to leave parts of the work out.
     """
 
-    def gated(**given: Any) -> list[float]:
+    def gated(**given: Any) -> list[Any]:
         right = correctness(**given)
-        return [r * value for r, value in zip(right, reward(**given), strict=True)]
+        return [
+            [(r or 0.0) * one for one in value] if isinstance(value, list) else (r or 0.0) * value
+            for r, value in zip(right, reward(**given), strict=True)
+        ]
 
     gated.__name__ = get_callable_name(reward)
     return gated

@@ -8,7 +8,7 @@ the finished texts says for each problem whether the model would write it.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from statistics import mean
 
@@ -20,23 +20,31 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..dialect import Dialect
-from ..parallelism import parallelism
-from ..structure import parse
-from ..tiny import MODEL_DIR
-from ..tiny.dataset import messages
-from ..tiny.task import Mode, Problem, generate, grade
-from .attention import enable_multiverse_attention
-from .collator import IGNORED, MultiverseCollator
-from .decode import fork_join_decode
+from ...dialect import Dialect
+from ...parallelism import parallelism
+from ...structure import parse
+from ...training.attention import enable_multiverse_attention
+from ...training.collator import IGNORED, MultiverseCollator, Variant
+from ...training.decode import fork_join_decode
+from .. import MODEL_DIR
+from ..dataset import messages
+from ..task import Mode, Problem, generate, grade
+
+Row = Mapping[str, list[dict[str, str]]]
 
 
 def encode(
     problem: Problem, mode: Mode, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[int], list[int]]:
     """Token ids of the prompt as served, and of the answer up to the end of the turn."""
-    row = messages(problem, mode)
-    asked = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+    return encode_row(messages(problem, mode), tokenizer)
+
+
+def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The same of a row of ``prompt`` and ``completion``, a message or more each."""
+    asked = tokenizer.apply_chat_template(
+        list(row["prompt"]), tokenize=False, add_generation_prompt=True
+    )
     answer = row["completion"][0]["content"] + str(tokenizer.eos_token)
     return (
         tokenizer.encode(asked, add_special_tokens=False),
@@ -44,7 +52,6 @@ def encode(
     )
 
 
-@torch.no_grad()
 def written(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -55,20 +62,38 @@ def written(
     """For each problem the number of tokens of its worked answer that are not the model's first
     choice: 0 where a greedy decode writes the answer word for word."""
     enable_multiverse_attention(model)
+    return word_for_word(
+        model, tokenizer, [messages(one, mode) for one in problems], batch_size=batch_size
+    )
+
+
+@torch.no_grad()
+def word_for_word(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    variant: Variant = "multiverse",
+    batch_size: int = 32,
+) -> list[int]:
+    """For each row the tokens of its answer that are not the model's first choice under the layout
+    of ``variant``; the model attends by order."""
     dialect = Dialect.from_tokenizer(tokenizer)
-    collator = MultiverseCollator(pad_token_id=tokenizer.pad_token_id, dialect=dialect)
-    texts = [encode(problem, mode, tokenizer) for problem in problems]
+    collator = MultiverseCollator(
+        pad_token_id=tokenizer.pad_token_id, dialect=dialect, variant=variant
+    )
+    texts = [encode_row(row, tokenizer) for row in rows]
     turns = sorted(range(len(texts)), key=lambda i: sum(map(len, texts[i])))
     wrong = [0] * len(texts)
     was_training = model.training
     model.eval()
     for at in range(0, len(turns), batch_size):
         chosen = turns[at : at + batch_size]
-        rows = [
-            {"input_ids": [*p, *a], "labels": [IGNORED] * len(p) + a}
-            for p, a in (texts[i] for i in chosen)
-        ]
-        batch = collator(rows)
+        batch = collator(
+            [
+                {"input_ids": [*p, *a], "labels": [IGNORED] * len(p) + a}
+                for p, a in (texts[i] for i in chosen)
+            ]
+        )
         labels = batch.pop("labels")[:, 1:].to(model.device)
         batch = {key: value.to(model.device) for key, value in batch.items()}
         guess = model(**batch, use_cache=False).logits[:, :-1].argmax(-1)

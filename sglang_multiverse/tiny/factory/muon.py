@@ -15,6 +15,49 @@ from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
 
+def fast_bfloat16() -> bool:
+    """Whether this machine has instructions for bfloat16. Where it has none they are emulated: with
+    AVX2 alone a product takes 40 to 60 times as long as in float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class Float32Muon(Muon):
+    """torch's Muon, which orthogonalises in bfloat16 whatever the machine, in float32."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                kept = self.state[matrix]
+                if "momentum_buffer" not in kept:
+                    kept["momentum_buffer"] = torch.zeros_like(matrix.grad)
+                momentum = kept["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
+                update = matrix.grad.lerp(momentum, group["momentum"])
+                update = _orthogonal(update, group["ns_coefficients"], group["ns_steps"])
+                wider = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(update, alpha=-group["lr"] * wider)
+        return loss
+
+
+def _orthogonal(
+    matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int
+) -> torch.Tensor:
+    """The matrix with all singular values near one: Newton-Schulz with the quintic of Muon."""
+    a, b, c = coefficients
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix) / matrix.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        square = x @ x.T
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
+
+
 class MuonAdamW(Optimizer):
     """Two optimizers under one face; a learning-rate schedule scales both alike.
 
@@ -44,8 +87,9 @@ class MuonAdamW(Optimizer):
             {"params": vectors, "lr": lr, "weight_decay": 0.0},
         ]
         super().__init__(groups, {})
+        muon = Muon if fast_bfloat16() else Float32Muon
         self.parts: tuple[Optimizer, ...] = (
-            Muon(matrices, lr=muon_lr, weight_decay=weight_decay),
+            muon(matrices, lr=muon_lr, weight_decay=weight_decay),
             AdamW([dict(group) for group in groups[1:]], betas=(0.9, 0.95)),
         )
 

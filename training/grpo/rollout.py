@@ -11,107 +11,26 @@ is masked, so that every token with a loss sees its left neighbour and TRL's shi
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from ..dialect import Dialect
-from ..layout import layout_of
-from ..parallelism import parallelism
-from ..sequencer import UNLIMITED, Limits
-from ..structure import parse
-from .attention import recorded_share_every
-from .grpo_engine import EngineClient, EngineError
-from .grpo_weights import save_policy
+from ...dialect import Dialect
+from ...sequencer import UNLIMITED, Limits
+from ..attention import recorded_share_every
+from .completion import EXTRAS, Completion, read_completion
+from .engine import EngineClient, EngineError
+from .handover import Handover, attend
+from .prompts import encode
+from .weights import ShardedError, architecture
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
-
-#: What reward functions get beside TRL's own arguments, one entry per completion.
-EXTRAS = (
-    "issues",
-    "critical_path",
-    "parallelism",
-    "forks",
-    "paths",
-    "finish_reason",
-    "faithful",
-)
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One answer of the engine.
-
-    Attributes:
-        ids, logprobs, sampled: per output token: its id, its logprob under the engine at the
-            sampling temperature (0.0 where the engine wrote it), and whether the model chose it.
-        issues: codes of departures from canonical form, empty where there is none.
-        critical_path: generated tokens on the longest chain of visible tokens.
-        parallelism: generated tokens ÷ critical path.
-        forks, paths: goals that forked and paths they seeded.
-        finish_reason: ``stop`` or ``length``.
-        faithful: the trainer's reading of the text has the engine's forks and positions.
-    """
-
-    ids: list[int]
-    logprobs: list[float]
-    sampled: list[bool]
-    issues: list[str]
-    critical_path: int
-    parallelism: float
-    forks: int
-    paths: int
-    finish_reason: str
-    faithful: bool
-
-    @property
-    def env_mask(self) -> list[int]:
-        """1 where the token carries loss. Nothing does in a text that the trainer would attend
-        to otherwise than the engine did."""
-        return [int(chosen and self.faithful) for chosen in self.sampled]
-
-
-def read_completion(
-    prompt: list[int],
-    ids: list[int],
-    logprobs: list[float],
-    meta: Mapping[str, Any],
-    dialect: Dialect,
-    limits: Limits = UNLIMITED,
-) -> Completion:
-    """What the engine reported of one answer, beside what the parser says of the same tokens."""
-    sampled = np.ones(len(ids), dtype=bool)
-    for start, end in meta["multiverse_injected"]:
-        sampled[start:end] = False
-    trace = parse([*prompt, *ids], dialect, limits=limits)
-    laid = layout_of(trace)
-    measured = parallelism(trace, prompt_tokens=len(prompt), laid=laid)
-    faithful = (
-        measured.blocks == meta["multiverse_forks"]
-        and measured.critical_path_tokens == meta["multiverse_critical_path_tokens"]
-        and not (sampled & laid.left_hidden[len(prompt) :]).any()
-    )
-    return Completion(
-        ids=ids,
-        logprobs=logprobs,
-        sampled=sampled.tolist(),
-        issues=[issue.code for issue in trace.issues if issue.offset >= len(prompt)],
-        critical_path=meta["multiverse_critical_path_tokens"],
-        parallelism=meta["multiverse_parallelism"],
-        forks=meta["multiverse_forks"],
-        paths=meta["multiverse_paths"],
-        finish_reason=meta["finish_reason"]["type"],
-        faithful=bool(faithful),
-    )
 
 
 class MultiverseRollout:
@@ -130,8 +49,11 @@ class MultiverseRollout:
             answers may go over them, so that goals it declined are text to the trainer too.
         sync_every: optimizer steps between weight updates of the server; None leaves its weights
             alone.
-        weights_dir: where weights are handed over, seen by the server under the same path; a
-            temporary folder by default.
+        weights: how they are handed over: ``auto``, ``memory``, ``distributed`` or ``disk``; see
+            :mod:`.handover`.
+        weights_dir: where ``disk`` puts them, seen by the server under the same path; a temporary
+            folder by default.
+        weights_address: of this machine, as the server reaches it, for ``distributed``.
         concurrency: requests under way at a time.
         seed: each completion's ``sampling_seed`` derives from it. SGLang heeds these with
             ``--enable-deterministic-inference``, which it offers on flashinfer, fa3 and triton.
@@ -146,7 +68,9 @@ class MultiverseRollout:
         sampling: Mapping[str, Any] | None = None,
         limits: Limits = UNLIMITED,
         sync_every: int | None = 1,
+        weights: str = "auto",
         weights_dir: str | Path | None = None,
+        weights_address: str = "127.0.0.1",
         concurrency: int = 64,
         timeout: float = 600.0,
         seed: int = 0,
@@ -166,7 +90,7 @@ class MultiverseRollout:
         self.sampling = dict(sampling or {})
         self.limits = limits
         self.sync_every = sync_every
-        self.weights_dir = weights_dir
+        self.handover = Handover(self.client, weights, folder=weights_dir, address=weights_address)
         self.concurrency = concurrency
         self.seed = seed
         self.synced_step: int | None = None
@@ -211,7 +135,9 @@ class MultiverseRollout:
                 f"{self.client.url} answered with weights {meta['weight_version']!r}, the policy "
                 f"gave it {self.version!r}: another process updates it; give each run its own"
             )
-        return read_completion(prompt_ids, ids, logprobs, meta, self.dialect, self.limits)
+        return read_completion(
+            prompt_ids, ids, logprobs, meta, self.dialect, self.limits, self._decode
+        )
 
     def sync(self, trainer: GRPOTrainer, *, force: bool = False) -> bool:
         """Give the server the policy's weights where an update is due; whether one was.
@@ -227,34 +153,51 @@ class MultiverseRollout:
         if not (due or force):
             return False
         accelerator = trainer.accelerator
-        if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise ValueError(
-                f"the policy's weights are spread over processes ({accelerator.distributed_type}) "
-                "and cannot be handed to the server; train with plain data parallelism, or with "
-                "sync_every=None and an update of your own"
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            raise ShardedError(
+                "the policy's weights are DeepSpeed's, which this does not gather for the server; "
+                "train with plain data parallelism or FSDP2, or with sync_every=None and an update "
+                "of your own"
             )
         version = f"{self.seed}-step-{step}"
+        policy = accelerator.unwrap_model(trainer.model)
+        failure: list[str | None] = [None]
         if accelerator.is_main_process:
-            policy = accelerator.unwrap_model(trainer.model)
-            if self.synced_step is None:
-                self._check_served(policy)
-            with tempfile.TemporaryDirectory(
-                prefix="multiverse-policy-", dir=self.weights_dir
-            ) as folder:
-                save_policy(policy, Path(folder))
-                self.client.update_weights(Path(folder), version)
-        accelerator.wait_for_everyone()
+            try:
+                if self.synced_step is None:
+                    self._check_served(policy)
+            except EngineError as error:
+                failure = [str(error)]
+        _raise_everywhere(failure)
+        if accelerator.is_main_process:
+            try:
+                self.handover.give(policy, version)
+            except (EngineError, OSError) as error:
+                failure = [str(error)]
+        else:
+            attend(policy)
+        _raise_everywhere(failure)
         self.synced_step, self.version = step, version
         return True
+
+    def close(self) -> None:
+        """End what ``distributed`` holds open on the server."""
+        self.handover.close()
 
     def _check_served(self, policy: Any) -> None:
         # Weights that do not fit can leave SGLang half loaded, so this comes before the first.
         base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
         served = self.client.architectures()
-        if type(base).__name__ not in served:
+        if architecture(policy) not in served:
             raise EngineError(
                 f"{self.client.url} serves {', '.join(served) or 'an unnamed model'}, the policy "
-                f"is a {type(base).__name__}; serve the checkpoint that training starts from"
+                f"is a {architecture(policy)}; serve the checkpoint that training starts from"
+            )
+        other = _other_sizes(base.config, self.client.model_path())
+        if other:
+            raise EngineError(
+                f"{self.client.url} serves {self.client.model_path()}, whose {other}; serve the "
+                "checkpoint that training starts from"
             )
         made, served_with = recorded_share_every(base.config), self.client.share_every()
         if made != served_with:
@@ -265,17 +208,16 @@ class MultiverseRollout:
             )
 
     def _encode(self, prompt: Any, trainer: GRPOTrainer) -> list[int]:
-        if isinstance(prompt, str):
-            ids = self.tokenizer(text=prompt)["input_ids"]
-        else:
-            ids = self.tokenizer.apply_chat_template(
-                prompt,
-                chat_template=trainer.chat_template,
-                add_generation_prompt=True,
-                return_dict=False,
-                **trainer.chat_template_kwargs,
-            )
-        return [int(token) for token in ids]
+        return encode(
+            prompt,
+            self.tokenizer,
+            chat_template=trainer.chat_template,
+            **trainer.chat_template_kwargs,
+        )
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip()
 
     def _sampling(self, trainer: GRPOTrainer) -> dict[str, Any]:
         if trainer.repetition_penalty != 1.0:
@@ -303,6 +245,36 @@ class MultiverseRollout:
             int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1 for key in keys
         ]
 
+
+def _raise_everywhere(failure: list[str | None]) -> None:
+    """Raise the main process's failure in every process: the others would wait for it."""
+    broadcast_object_list(failure)
+    if failure[0] is not None:
+        raise EngineError(failure[0])
+
+
+def _other_sizes(config: Any, model_path: str) -> str | None:
+    """In which size a served checkpoint differs, where its config can be read from here."""
+    try:
+        served = AutoConfig.from_pretrained(model_path, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    for size in _SIZES:
+        theirs, ours = getattr(served, size, None), getattr(config, size, None)
+        if theirs != ours:
+            return f"{size} is {theirs}, the policy's {ours}"
+    return None
+
+
+_SIZES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "tie_word_embeddings",
+)
 
 _TRAINERS = {
     "temperature",

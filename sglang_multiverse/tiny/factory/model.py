@@ -7,10 +7,10 @@ from itertools import islice
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from ..layout import LAYOUT_VERSION
-from ..tiny.solution import solution
-from ..tiny.task import ALL_KINDS, NAMES, PART_NAMES, TOTAL, generate, prompt
-from .tiny_tokenizer import build_tokenizer
+from ...layout import LAYOUT_VERSION
+from ..solution import solution
+from ..task import ALL_KINDS, NAMES, PART_NAMES, TOTAL, generate, prompt
+from .tokenizer import build_tokenizer
 
 #: Problems whose texts the tokenizer's merges are learnt from.
 TOKENIZER_PROBLEMS = 1500

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
-from ..dialect import MULTIVERSE, DialectSpec
+from ...dialect import MULTIVERSE, DialectSpec
 
 PAD, USER, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 

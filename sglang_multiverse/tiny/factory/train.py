@@ -1,4 +1,4 @@
-"""Train the tiny model: ``python -m sglang_multiverse.training.tiny --out DIR``.
+"""Train the tiny model: ``python -m sglang_multiverse.tiny.factory --out DIR``.
 
 Everything is made here from seeds: tokenizer, weights, problems. A run that was cut off goes on
 from its last checkpoint when started again with the same arguments. ``DIR/model`` is the result.
@@ -20,12 +20,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoTokenizer, Qwen2ForCausalLM, Qwen2Tokenizer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..tiny.dataset import PARALLEL_SHARE, messages
-from ..tiny.task import Mode, generate
+from ...training.trainer import MultiverseSFTConfig, MultiverseSFTTrainer
+from ..dataset import PARALLEL_SHARE, messages
+from ..task import Mode, generate
+from .exam import written
+from .model import tiny_model, tiny_tokenizer
 from .muon import MuonAdamW
-from .tiny_eval import written
-from .tiny_model import tiny_model, tiny_tokenizer
-from .trainer import MultiverseSFTConfig, MultiverseSFTTrainer
 
 #: Short problems come first, so that copying and the digit tables are learnt on cheap steps.
 EASY = {"single": 0.3, "compare": 0.5, "sum": 0.2}

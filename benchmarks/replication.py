@@ -1,0 +1,368 @@
+"""A replication: does a model that forks keep up, and what does it gain?
+
+    python benchmarks/replication.py all [--out runs/replication] [--pilot]
+    python benchmarks/replication.py train | serve | time | report   [the same options]
+
+Questions compare two, four or eight runs of machines (``sglang_multiverse.tiny.machines``), worked
+out in 120 to 200 tokens each. Stage 1 makes an autoregressive model for each seed, on sequential
+text, as the paper starts from one. Stage 2 trains on from it, the same number of steps each way:
+
+===========  ==============================================  =========  =================
+arm          answers                                         attention  positions
+===========  ==============================================  =========  =================
+ar           one run after another, as before                causal     in text order
+multiverse   a path for each run                             by order   shared by paths
+curriculum   the eight passes from flattened text to blocks  by order   shared by paths
+no-mask      a path for each run                             causal     in text order
+===========  ==============================================  =========  =================
+
+Each arm has two learning rates; for each seed the better on unseen questions is served, by the real
+engine, on other unseen questions. ``time`` asks some of them one at a time. Every part that is done
+is kept in ``--out``; a run that was cut goes on from there. Trains two models at a time, one thread
+each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from replication_errors import cause
+from replication_report import report
+
+from sglang_multiverse.tiny.machines import COUNTS, Question, prompt, questions
+from sglang_multiverse.tiny.task import Mode
+
+#: Arm → the variant that it is trained as, and the mode of its questions.
+ARMS: dict[str, tuple[str, Mode]] = {
+    "ar": ("multiverse", "sequential"),
+    "multiverse": ("multiverse", "parallel"),
+    "curriculum": ("multiverse", "parallel"),
+    "no-mask": ("no-mask", "parallel"),
+}
+#: Seeds of questions nobody is trained on: to choose by, to time, to serve (others to each seed).
+CHOOSING, TIMING, SERVING = 1, 3, 100
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of it.
+
+    Attributes:
+        lookups: steps before stage 1, at most, that teach to look things up.
+        easy, first, second: steps of stage 1 on short runs, of stage 1 together, and of stage 2.
+        every: steps between exams, in stage 1 and in stage 2.
+        exam, served, timed: questions, those to be served for each seed.
+        longest: tokens of an answer, above which it is cut.
+    """
+
+    lookups: tuple[int, int, int] = (1200, 100, 900)
+    easy: int = 200
+    first: int = 800
+    second: int = 160
+    every: tuple[int, int] = (200, 40)
+    exam: int = 48
+    served: int = 201
+    timed: int = 24
+    longest: int = 2600
+    seeds: tuple[int, ...] = (0, 1, 2)
+    rates: tuple[float, ...] = (1e-2, 3e-3)
+
+
+PILOT = Size(
+    lookups=(4, 2, 2),
+    easy=2,
+    first=6,
+    second=8,
+    every=(3, 4),
+    exam=3,
+    served=6,
+    timed=3,
+    longest=200,
+    seeds=(0,),
+)
+#: Of the matrices, in stage 1.
+FIRST_RATE = 2e-2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to train: stage 1 (arm ``first``) or an arm of stage 2."""
+
+    arm: str
+    seed: int
+    rate: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-{self.seed}-{self.rate:g}"
+
+
+def jobs(size: Size) -> tuple[list[Job], list[Job]]:
+    """Stage 1, and stage 2."""
+    first = [Job("first", seed, FIRST_RATE) for seed in size.seeds]
+    second = [
+        Job(arm, seed, rate) for seed, arm, rate in itertools.product(size.seeds, ARMS, size.rates)
+    ]
+    return first, second
+
+
+def first_model(out: Path, size: Size) -> Path:
+    """A model of stage 1; the tokenizer of all stands in it, too."""
+    return out / jobs(size)[0][0].name / "model"
+
+
+def train(job: Job, out: Path, size: Size) -> None:
+    """Train one model and keep what came of it in ``out / job.name``."""
+    import torch
+    from transformers import Qwen2ForCausalLM
+
+    from sglang_multiverse.tiny.factory import machines as factory
+
+    torch.set_num_threads(1)
+    tokenizer = factory.machines_tokenizer()
+    model = factory.machines_model(tokenizer, job.seed)
+    first = job.arm == "first"
+    variant, mode = ARMS["ar" if first else job.arm]
+    if not first:
+        folder = out / Job("first", job.seed, FIRST_RATE).name / "model"
+        model.load_state_dict(Qwen2ForCausalLM.from_pretrained(folder).state_dict())
+    steps = size.first if first else size.second
+    # Other questions than stage 1 saw, the same for every arm.
+    seed = job.seed if first else 1000 + job.seed
+    if job.arm == "curriculum":
+        data = factory.in_passes(seed, steps, BATCH)
+    else:
+        easy = size.easy if first else 0
+        data = factory.rows(seed, steps, BATCH, {(mode, False): 1.0}, easy_steps=easy)
+    paper = {
+        str(count): [
+            factory.row(one, mode)
+            for one in itertools.islice(
+                questions(CHOOSING, "test", counts=(count,)), size.exam // len(COUNTS)
+            )
+        ]
+        for count in COUNTS
+    }
+    begun = time.monotonic()
+    lookups = []
+    if first:
+        lookups = factory.learn_lookups(
+            model, tokenizer, out / job.name, seed=job.seed, steps=size.lookups
+        )
+    done = factory.train(
+        model,
+        tokenizer,
+        data,
+        out / job.name,
+        steps=steps,
+        batch=BATCH,
+        rate=job.rate,
+        variant=variant,
+        seed=job.seed,
+        exam=factory.Exam(tokenizer, paper, variant, size.every[0 if first else 1]),
+        warmup=min(30, steps // 4),
+    )
+    if variant != "multiverse":  # to be served as it was not trained, which a server refuses
+        del model.config.multiverse
+        model.save_pretrained(out / job.name / "model")
+    found = {
+        **vars(job),
+        **done,
+        "lookups": lookups,
+        "steps": steps,
+        "seconds": time.monotonic() - begun,
+    }
+    (out / job.name / "trained.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def train_all(out: Path, size: Size, options: list[str]) -> None:
+    """Every model that is not there yet, two at a time; each seed's stage 1 before its stage 2."""
+
+    def one(job: Job) -> None:
+        if (out / job.name / "trained.json").exists():
+            return
+        command = [sys.executable, __file__, "one", "--job", job.name, *options]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        (out / job.name).mkdir(parents=True, exist_ok=True)
+        with (out / job.name / "log").open("w", encoding="utf-8") as log:
+            subprocess.run(command, env=env, stdout=log, stderr=log, check=True)
+        print(f"{job.name}: {exam_of(out, job):.1%} word for word", flush=True)
+
+    def after(stage_1: Future[None], job: Job) -> None:
+        stage_1.result()
+        one(job)
+
+    first, second = jobs(size)
+    with ThreadPoolExecutor(2) as pool:  # stage 1 is handed out first: nobody waits for nobody
+        begun = {job.seed: pool.submit(one, job) for job in first}
+        for done in [pool.submit(after, begun[job.seed], job) for job in second]:
+            done.result()
+
+
+def exam_of(out: Path, job: Job) -> float:
+    """Share of the unseen questions to choose by that the trained model writes word for word."""
+    last = json.loads((out / job.name / "trained.json").read_text(encoding="utf-8"))["exams"][-1]
+    return sum(last[str(count)] for count in COUNTS) / len(COUNTS)
+
+
+def chosen(out: Path, size: Size) -> list[Job]:
+    """Of each seed that is trained: stage 1, and of each arm the rate that does better."""
+    first, second = jobs(size)
+    picked = []
+    for one in first:
+        own = [job for job in second if job.seed == one.seed]
+        if all((out / job.name / "trained.json").exists() for job in (one, *own)):
+            picked.append(one)
+            for arm in ARMS:
+                rates = [job for job in own if job.arm == arm]
+                picked.append(max(rates, key=lambda job: exam_of(out, job)))
+    return picked
+
+
+def unseen(seed: int, count: int) -> list[Question]:
+    """As many questions of each number of runs."""
+    each = count // len(COUNTS)
+    return [
+        question
+        for number in COUNTS
+        for question in itertools.islice(questions(seed, "test", counts=(number,)), each)
+    ]
+
+
+class Asker:
+    """One server, whose weights are swapped from model to model."""
+
+    def __init__(self, out: Path, server: Any, size: Size):
+        from transformers import AutoTokenizer
+
+        self.out, self.server, self.longest = out, server, size.longest
+        self.tokenizer = AutoTokenizer.from_pretrained(first_model(out, size))
+
+    def load(self, job: Job) -> None:
+        body = {"model_path": str((self.out / job.name / "model").resolve()), "flush_cache": True}
+        swapped = self.server.request("/update_weights_from_disk", body)
+        if not swapped["success"]:
+            raise RuntimeError(f"{job.name}: {swapped['message']}")
+
+    def ask(self, question: Question, mode: Mode, forking: bool = True) -> dict[str, Any]:
+        message = [{"role": "user", "content": prompt(question, mode)}]
+        text = self.tokenizer.apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True
+        )
+        params: dict[str, Any] = {
+            "temperature": 0,
+            "max_new_tokens": self.longest,
+            "skip_special_tokens": False,
+        }
+        if not forking:
+            params["custom_params"] = {"multiverse": False}
+        begun = time.perf_counter()
+        answer = self.server.request("/generate", {"text": text, "sampling_params": params})
+        seconds = time.perf_counter() - begun
+        meta = answer["meta_info"]
+        tokens = meta["completion_tokens"]
+        return {
+            "runs": len(question.runs),
+            "rounds": sum(run.rounds for run in question.runs) / len(question.runs),
+            "cause": cause(answer["text"], question, mode),
+            "tokens": tokens,
+            "critical_path": meta.get("multiverse_critical_path_tokens", tokens),
+            "forward_steps": meta.get("multiverse_forward_steps", tokens),
+            "seconds": seconds,
+        }
+
+
+def served_as(job: Job) -> list[tuple[Mode, bool]]:
+    """The modes a model is asked in, and whether the engine forks."""
+    mode = ARMS["ar" if job.arm == "first" else job.arm][1]
+    return [(mode, True), (mode, False)] if job.arm == "no-mask" else [(mode, True)]
+
+
+def serve(out: Path, size: Size, asker: Asker, *, one_at_a_time: bool) -> None:
+    """Ask every chosen model, and keep each answer's measures beside it."""
+    name, workers = ("timed.json", 1) if one_at_a_time else ("served.json", 48)
+    for job in chosen(out, size):
+        kept = out / job.name / name
+        if kept.exists() or (one_at_a_time and job.seed != size.seeds[0]):
+            continue
+        asker.load(job)
+        asked = (
+            unseen(TIMING, size.timed) if one_at_a_time else unseen(SERVING + job.seed, size.served)
+        )
+        rows = []
+        for mode, forking in served_as(job):
+            with ThreadPoolExecutor(workers) as pool:
+                answers = list(pool.map(lambda q, m=mode, f=forking: asker.ask(q, m, f), asked))
+            rows.append({"forking": forking, "answers": answers})
+            right = sum(one["cause"] == "right" for one in answers)
+            print(f"{job.name}, forking {forking}: {right} of {len(answers)}", flush=True)
+        kept.write_text(json.dumps(rows), encoding="utf-8")
+
+
+def gather(out: Path, size: Size) -> dict[str, Any]:
+    """All that was measured."""
+    first, second = jobs(size)
+    picked = chosen(out, size)
+
+    def read(job: Job, name: str) -> Any:
+        path = out / job.name / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    return {
+        "size": {**vars(size)},
+        "trained": [
+            found for job in (*first, *second) if (found := read(job, "trained.json")) is not None
+        ],
+        "served": [
+            {**vars(job), **row} for job in picked for row in read(job, "served.json") or ()
+        ],
+        "timed": [{**vars(job), **row} for job in picked for row in read(job, "timed.json") or ()],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=["all", "train", "serve", "time", "report", "one"])
+    parser.add_argument("--out", type=Path, default=Path("runs/replication"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where figures go")
+    parser.add_argument("--pilot", action="store_true", help="minutes instead of hours")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    size = PILOT if options.pilot else Size()
+    out: Path = options.out
+    passed = ["--out", str(out), *(["--pilot"] if options.pilot else [])]
+    if options.stage == "one":
+        first, second = jobs(size)
+        train(next(job for job in first + second if job.name == options.job), out, size)
+        return
+    if options.stage in ("all", "train"):
+        train_all(out, size, passed)
+    if options.stage in ("all", "serve", "time"):
+        from sglang_multiverse.server import Server
+
+        flags = ["--dtype", "float32", "--max-total-tokens", "120000"]
+        with Server(first_model(out, size), flags=flags) as server:
+            asker = Asker(out, server, size)
+            if options.stage != "time":
+                serve(out, size, asker, one_at_a_time=False)
+            if options.stage != "serve":
+                serve(out, size, asker, one_at_a_time=True)
+    if options.stage in ("all", "report"):
+        found = gather(out, size)
+        (out / "results.json").write_text(json.dumps(found), encoding="utf-8")
+        print(report(found, options.docs / "figures" if not options.pilot else out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m sglang_multiverse.tiny.factory``."""
+
+from .train import main
+
+main()

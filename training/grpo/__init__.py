@@ -1,0 +1,1 @@
+"""Reinforcement learning: rollouts from a served model, its rewards, and TRL's GRPO over them."""

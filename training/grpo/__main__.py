@@ -1,0 +1,5 @@
+"""``python -m sglang_multiverse.training.grpo``."""
+
+from .run import main
+
+main()

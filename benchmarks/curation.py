@@ -24,9 +24,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sglang_multiverse.data_pipeline.cassette import Replied  # noqa: E402
-from sglang_multiverse.data_pipeline.store import Store  # noqa: E402
-from sglang_multiverse.data_pipeline.task import Task  # noqa: E402
+from sglang_multiverse.data_pipeline.store.store import Store  # noqa: E402
+from sglang_multiverse.data_pipeline.teacher.cassette import Replied  # noqa: E402
+from sglang_multiverse.data_pipeline.teacher.task import Task  # noqa: E402
 from tests.data_pipeline.replay import ReplayServer  # noqa: E402
 
 #: Sentences per step; a chain has two opening steps, `BLOCKS` groups of three, and an end.

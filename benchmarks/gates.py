@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sglang_multiverse.data_pipeline.finding import Finding
 from sglang_multiverse.data_pipeline.gates import CURATION, check_document
-from sglang_multiverse.data_pipeline.gates.located import locate
+from sglang_multiverse.data_pipeline.gates.text.located import locate
 from sglang_multiverse.flatten import flatten_text
 from tests.data_pipeline.mutations import MUTATIONS, Mutation, synthetic
 

@@ -12,12 +12,12 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from .budget import Budget, Prices
-from .call import Sampling
 from .gates import GateOptions
-from .prompt import PromptError, Prompts
 from .recipe import Recipe, count_pieces
-from .transport import Endpoint
+from .teacher.budget import Budget, Prices
+from .teacher.call import Sampling
+from .teacher.prompt import PromptError, Prompts
+from .teacher.transport import Endpoint
 
 #: Configurations that come with the package, by name.
 FOLDER = Path(__file__).parent / "configs"
@@ -60,7 +60,7 @@ class Source(_Part):
 
 
 class EndpointPart(_Part):
-    """Fields of :class:`.transport.Endpoint`; the key comes from an environment variable."""
+    """Fields of :class:`.teacher.transport.Endpoint`; the key is in an environment variable."""
 
     base_url: str
     model: str

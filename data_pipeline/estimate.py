@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .budget import Prices, most_input_tokens
-from .call import Message, Usage
 from .recipe import Recipe
 from .record import Record
-from .sentences import split_sentences
+from .source.sentences import split_sentences
 from .stages.chain import opening
+from .teacher.budget import Prices, most_input_tokens
+from .teacher.call import Message, Usage
 
 #: Characters a token, of English with mathematics.
 _CHARACTERS = 3.5

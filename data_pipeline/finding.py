@@ -6,7 +6,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Gate = Literal[
-    "outline", "grammar", "shape", "coverage", "content", "answer", "independence", "benefit"
+    "outline",
+    "grammar",
+    "shape",
+    "coverage",
+    "content",
+    "faithful",
+    "answer",
+    "independence",
+    "benefit",
 ]
 
 

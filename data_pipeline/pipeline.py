@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .budget import BudgetExhausted
-from .call import Call, Reply, digest
-from .caller import POLL, Caller, Stopped, StoredCaller
 from .recipe import Recipe
 from .record import Record, Rejection
 from .stages import Steps, curate
-from .store import Outcome, Store
-from .transport import TransportError
+from .store.store import Outcome, Store
+from .teacher.budget import BudgetExhausted
+from .teacher.call import Call, Reply, digest
+from .teacher.caller import POLL, Caller, Stopped, StoredCaller
+from .teacher.transport import TransportError
 
 #: Items in a row that the endpoint failed; then the run ends, for the next would fare no better.
 GIVE_UP = 10

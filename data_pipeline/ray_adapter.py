@@ -19,13 +19,13 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .caller import StoredCaller
 from .config import Config
-from .ingest import Skipped, read_record
 from .pipeline import Finished, Run
 from .record import Record
-from .store import Store
-from .transport import Transport
+from .source.ingest import Skipped, read_record
+from .store.store import Store
+from .teacher.caller import StoredCaller
+from .teacher.transport import Transport
 
 if TYPE_CHECKING:
     import pyarrow as pa

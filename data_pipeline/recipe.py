@@ -9,9 +9,19 @@ from typing import Any, Literal
 
 from sglang_multiverse.lexer import lex
 
-from .call import Sampling, digest
 from .gates import CURATION, GateOptions
-from .prompt import Prompts
+from .teacher.call import Sampling, digest
+from .teacher.prompt import Prompts
+
+#: Part of every call's key: raise one where a stage asks or reads differently.
+STAGE_VERSIONS = {
+    "outline": "1",
+    "fill": "1",
+    "frame": "1",
+    "rewrite": "1",
+    "judge": "1",
+    "assemble": "1",
+}
 
 
 def count_pieces(text: str) -> int:
@@ -45,8 +55,6 @@ class Recipe:
 
     def row(self) -> dict[str, Any]:
         """A JSON object that says all of it, prompts by version and hash."""
-        from .stages import VERSIONS
-
         return {
             "model": self.model,
             "sampling": self.sampling.fields(),
@@ -54,7 +62,7 @@ class Recipe:
                 name: {"version": prompt.version, "hash": prompt.hash}
                 for name, prompt in sorted(self.prompts.by_name.items())
             },
-            "stages": VERSIONS,
+            "stages": STAGE_VERSIONS,
             "gates": asdict(self.gates),
             "attempts": self.attempts,
             "on_failed_rewrite": self.on_failed_rewrite,

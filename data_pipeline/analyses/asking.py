@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
-from ..budget import BudgetExhausted
-from ..call import Call, Reply
-from ..caller import Stopped, StoredCaller
 from ..pipeline import GIVE_UP
-from ..prompt import Prompts, read
-from ..transport import TransportError
+from ..teacher.budget import BudgetExhausted
+from ..teacher.call import Call, Reply
+from ..teacher.caller import Stopped, StoredCaller
+from ..teacher.prompt import Prompts, read
+from ..teacher.transport import TransportError
 
 #: Prompts of the analyses. They lie apart from the curator's, whose texts name its runs.
 FOLDER = Path(__file__).parent / "prompts"

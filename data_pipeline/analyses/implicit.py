@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any, Literal
 
-from ..call import Message, Sampling
 from ..finding import Finding
-from ..gates.normal import Normal, normal
+from ..gates.meaning.normal import Normal, normal
 from ..recipe import Recipe
 from ..record import Record, Rejection
 from ..stages.asking import Question, Reading, ask, unfenced
+from ..teacher.call import Message, Sampling
 from .asking import Steps, prompts
 from .intervals import bootstrap_mean, wilson
 from .rows import Row
@@ -164,7 +164,7 @@ def find_quote(quote: str, chain: str, plain: Normal, after: int = 0) -> Quote |
     differ, and marks of quotation around all of it do not count.
 
     Args:
-        plain: :func:`~..gates.normal.normal` of the chain.
+        plain: :func:`~..gates.meaning.normal.normal` of the chain.
     """
     for wanted in _spellings(quote):
         at = chain.find(wanted, after)

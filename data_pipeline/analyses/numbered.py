@@ -16,7 +16,7 @@ from rapidfuzz import fuzz
 
 from sglang_multiverse import text as canonical
 
-from ..gates.normal import normal
+from ..gates.meaning.normal import normal
 
 #: A path that is this much like its goal (of 100) says nothing that the goal does not.
 _RESTATED = 90

@@ -12,9 +12,9 @@ from sglang_multiverse import structure
 from sglang_multiverse.parallelism import Parallelism, parallelism
 from sglang_multiverse.text import parse_text
 
-from ..call import Call, Failure, Message, Reply, Sampling
-from ..prompt import Prompt, read
-from ..task import Task
+from ..teacher.call import Call, Failure, Message, Reply, Sampling
+from ..teacher.prompt import Prompt, read
+from ..teacher.task import Task
 from .asking import FOLDER, Steps
 from .intervals import bootstrap_mean, wilson
 from .numbered import read_numbered

@@ -11,8 +11,8 @@ from typing import Any
 from sglang_multiverse.extras import missing
 from sglang_multiverse.text import encodable
 
-from ..ingest import IngestError, read_rows
 from ..record import item_id
+from ..source.ingest import IngestError, read_rows
 
 #: Columns that may hold what is looked for, in the order they are looked at.
 TRACE = ("deepseek_thinking_trajectory_parallel", "output", "text", "completion")

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from ..budget import Budget, Prices
-from ..call import Call, Sampling
-from ..caller import StoredCaller
 from ..config import BudgetPart, ConfigError, EndpointPart, PricesPart, SamplingPart
-from ..store import Store
-from ..transport import Endpoint, Transport
+from ..store.store import Store
+from ..teacher.budget import Budget, Prices
+from ..teacher.call import Call, Sampling
+from ..teacher.caller import StoredCaller
+from ..teacher.transport import Endpoint, Transport
 from .asking import Asked, Asking, Steps
 
 Value = TypeVar("Value")

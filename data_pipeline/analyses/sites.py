@@ -14,7 +14,7 @@ from typing import Any
 from sglang_multiverse.flatten import flatten
 from sglang_multiverse.text import Block, Content, Document, parse_text, serialise
 
-from ..sentences import split_sentences, trimmed
+from ..source.sentences import split_sentences, trimmed
 
 
 @dataclass(frozen=True)

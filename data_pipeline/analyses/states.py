@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..call import digest
+from ..teacher.call import digest
 from .sites import Encoded, Site
 
 #: States by layer; 0 is the embedding, k the output of the k-th block of the model.

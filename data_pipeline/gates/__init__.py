@@ -10,19 +10,20 @@ from dataclasses import replace
 from sglang_multiverse.dialect import MULTIVERSE, Tag
 
 from ..finding import Finding
-from .answer import check_answer, final_answer
-from .benefit import flatten_costly_blocks
-from .block import check_rewrite
-from .content import check_content, kept_spans
-from .coverage import check_fill, compare_sentences
-from .equivalence import EQUIVALENCE, Equivalence
-from .grammar import check_grammar, keeps_tree
-from .independence import Judge, check_independence, judge_independence
-from .located import locate
-from .numbering import renumber
+from .meaning.answer import check_answer, final_answer
+from .meaning.borrowed import check_borrowed
+from .meaning.content import check_content, kept_spans
+from .meaning.coverage import check_fill, compare_sentences
+from .meaning.equivalence import EQUIVALENCE, Equivalence
+from .meaning.independence import Judge, check_independence, judge_independence
+from .meaning.rewrite import check_rewrite
 from .options import CURATION, MODEL_OUTPUT, GateOptions
-from .outlines import check_outline
-from .shape import check_shape
+from .text.benefit import flatten_costly_blocks
+from .text.grammar import check_grammar, keeps_tree
+from .text.located import locate
+from .text.numbering import renumber
+from .text.outlines import check_outline
+from .text.shape import check_shape
 
 __all__ = [
     "CURATION",
@@ -30,6 +31,7 @@ __all__ = [
     "GateOptions",
     "Judge",
     "check_block",
+    "check_borrowed",
     "check_document",
     "check_fill",
     "check_outline",

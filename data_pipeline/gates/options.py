@@ -19,6 +19,7 @@ class GateOptions:
         window: characters of source per window of the content gate.
         max_window_distance: largest share of a window that may be edited.
         min_kept: smallest share of a path's vocabulary that its rewriting keeps.
+        faithful: a rewritten path must state what it stated before, and nothing else.
         strict_coverage: the document must hold every source sentence as it stands.
         independence: run the lexical independence gate.
         answer_timeout: seconds of processor time given to the comparison of two answers.
@@ -33,6 +34,7 @@ class GateOptions:
     window: int = 600
     max_window_distance: float = 0.6
     min_kept: float = 0.5
+    faithful: bool = True
     strict_coverage: bool = False
     independence: bool = True
     answer_timeout: float = 10.0

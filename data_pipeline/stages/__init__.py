@@ -28,16 +28,6 @@ STAGES: dict[str, Stage] = {
     "assemble": assembling.assemble,
 }
 
-#: Part of every call's key: raise one where a stage asks or reads differently.
-VERSIONS: dict[str, str] = {
-    "outline": outlining.VERSION,
-    "fill": filling.VERSION,
-    "frame": framing.VERSION,
-    "rewrite": rewriting.VERSION,
-    "judge": judging.VERSION,
-    "assemble": assembling.VERSION,
-}
-
 
 def curate(record: Record, recipe: Recipe) -> Steps:
     """All stages one after another, up to the first rejection."""
@@ -49,4 +39,4 @@ def curate(record: Record, recipe: Recipe) -> Steps:
     return record
 
 
-__all__ = ["STAGES", "VERSIONS", "Recipe", "Stage", "Steps", "curate"]
+__all__ = ["STAGES", "Recipe", "Stage", "Steps", "curate"]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ..call import Call, Failure, Message, Reply, digest
 from ..finding import Finding
 from ..recipe import Recipe
 from ..record import Record, Rejection
-from ..task import Task
+from ..teacher.call import Call, Failure, Message, Reply, digest
+from ..teacher.task import Task
 
 Value = TypeVar("Value")
 

@@ -7,12 +7,10 @@ from dataclasses import replace
 
 from sglang_multiverse.text import parse_text, serialise
 
-from ..call import Call, Reply
 from ..gates import check_document, flatten_costly_blocks, renumber
 from ..recipe import Recipe
 from ..record import Record, Rejection
-
-VERSION = "1"
+from ..teacher.call import Call, Reply
 
 
 def assemble(record: Record, recipe: Recipe) -> Generator[Call, Reply, Record | Rejection]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..call import Message
 from ..recipe import Recipe
 from ..record import Record
-from ..sentences import Span, split_sentences
+from ..source.sentences import Span, split_sentences
+from ..teacher.call import Message
 
 
 def numbered(source: str, spans: list[Span]) -> str:

@@ -15,13 +15,11 @@ from typing import Protocol
 from ..finding import Finding
 from ..gates import check_fill
 from ..outline import Group, Outline, Step
-from ..recipe import Recipe
+from ..recipe import STAGE_VERSIONS, Recipe
 from ..record import Record, Rejection
-from ..sentences import Span, split_sentences
+from ..source.sentences import Span, split_sentences
 from .asking import Question, Reading, Steps, ask, unfenced
 from .chain import opening
-
-VERSION = "1"
 
 _LINE = re.compile(r"[ \t]*(?:[-*][ \t]+)?[*_]*(S\d+(?:\.\d+)*)[*_]*[ \t]*:[*_]*[ \t]*(.*)")
 _RANGE = re.compile(r"\[?(\d+)\]?(?:[ \t]*(?:-|–|—|\.\.|to)[ \t]*\[?(\d+)\]?)?$")
@@ -47,7 +45,7 @@ def fill(record: Record, recipe: Recipe) -> Steps:
         ]
         return Reading(filled, findings, filled.text, record.source)
 
-    question = Question("fill", VERSION, "fill", opening(record, recipe, task))
+    question = Question("fill", STAGE_VERSIONS["fill"], "fill", opening(record, recipe, task))
     filled = yield from ask(record, recipe, question, read)
     return filled if isinstance(filled, Rejection) else replace(record, filled=filled)
 

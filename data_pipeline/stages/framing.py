@@ -12,15 +12,13 @@ from dataclasses import dataclass, field, replace
 from sglang_multiverse.text import Block, Conclusion, Content, Document, Path, serialise
 from sglang_multiverse.text import Outline as GoalLine
 
-from ..call import Message
 from ..finding import Finding
 from ..gates import check_document, renumber
 from ..outline import Group, Step
-from ..recipe import Recipe
+from ..recipe import STAGE_VERSIONS, Recipe
 from ..record import Record, Rejection
+from ..teacher.call import Message
 from .asking import Question, Reading, Steps, ask, unfenced
-
-VERSION = "1"
 
 _BLOCK = re.compile(r"[ \t#]*[*_]*(?:Block[ \t]+)?(B\d+)[*_]*[ \t]*:?[*_]*[ \t]*$")
 _GOAL = re.compile(r"[ \t]*[*_]*(?:Goal[ \t]+)?(\d+)[*_]*[ \t]*[:.)][*_]*[ \t]*(.*)")
@@ -56,7 +54,9 @@ def frame(record: Record, recipe: Recipe) -> Steps:
         )
         return Reading(draft, findings, draft, record.source)
 
-    draft = yield from ask(record, recipe, Question("frame", VERSION, "frame", messages), read)
+    draft = yield from ask(
+        record, recipe, Question("frame", STAGE_VERSIONS["frame"], "frame", messages), read
+    )
     return draft if isinstance(draft, Rejection) else replace(record, text=draft)
 
 

@@ -11,14 +11,12 @@ from dataclasses import replace
 
 from sglang_multiverse.text import Block, parse_text
 
-from ..call import Message
 from ..finding import Finding
-from ..recipe import Recipe
+from ..recipe import STAGE_VERSIONS, Recipe
 from ..record import Record, Rejection
+from ..teacher.call import Message
 from .asking import Question, Reading, Steps, ask, unfenced
 from .rewriting import block_text
-
-VERSION = "1"
 
 _VERDICT = re.compile(
     r"[ \t]*(?:[-*][ \t]+)?[*_]*(?:Path[ \t]+)?(\d+)[*_]*[ \t]*[:.)][*_]*[ \t]*(.*)"
@@ -67,7 +65,7 @@ def _question(record: Record, recipe: Recipe, block: Block, before: str, name: s
         question=record.question, before=before.strip() or "-", block=block_text(block).strip()
     )
     messages = (Message("system", recipe.prompts["curator"].fill()), Message("user", task))
-    return Question("judge", VERSION, "judge", messages, name)
+    return Question("judge", STAGE_VERSIONS["judge"], "judge", messages, name)
 
 
 def read_verdicts(text: str, count: int) -> Reading[dict[int, str]]:

@@ -10,17 +10,15 @@ from dataclasses import replace
 
 from sglang_multiverse.lexer import split_tags
 
-from ..call import Message
 from ..finding import Finding
 from ..gates import check_outline
 from ..outline import Outline, parse_outline
-from ..recipe import Recipe
+from ..recipe import STAGE_VERSIONS, Recipe
 from ..record import Record, Rejection
-from ..task import Task
+from ..teacher.call import Message
+from ..teacher.task import Task
 from .asking import Question, Reading, Steps, ask, unfenced
 from .chain import opening
-
-VERSION = "1"
 
 
 def outline(record: Record, recipe: Recipe) -> Steps:
@@ -41,7 +39,10 @@ def outline(record: Record, recipe: Recipe) -> Steps:
         return Reading(steps, findings, steps.text)
 
     listed = yield from ask(
-        record, recipe, Question("outline", VERSION, "outline-steps", first), read_steps
+        record,
+        recipe,
+        Question("outline", STAGE_VERSIONS["outline"], "outline-steps", first),
+        read_steps,
     )
     if isinstance(listed, Rejection):
         return listed
@@ -58,7 +59,10 @@ def outline(record: Record, recipe: Recipe) -> Steps:
         Message("user", recipe.prompts["outline-groups"].fill()),
     )
     tree = yield from ask(
-        record, recipe, Question("outline", VERSION, "outline-groups", second), read_groups
+        record,
+        recipe,
+        Question("outline", STAGE_VERSIONS["outline"], "outline-groups", second),
+        read_groups,
     )
     if isinstance(tree, Rejection):
         return tree

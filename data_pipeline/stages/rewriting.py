@@ -20,15 +20,14 @@ from sglang_multiverse.text import (
     serialise,
 )
 
-from ..call import Call, Message, Reply
 from ..finding import Finding
-from ..gates import check_block, check_document, renumber
-from ..recipe import Recipe
+from ..gates import check_block, check_borrowed, check_document, renumber
+from ..gates.text.located import locate
+from ..recipe import STAGE_VERSIONS, Recipe
 from ..record import Record, Rejection
-from ..sentences import split_sentences
+from ..source.sentences import split_sentences
+from ..teacher.call import Call, Message, Reply
 from .asking import Question, Reading, Steps, ask, unfenced
-
-VERSION = "1"
 
 #: Sentences of the text around a block that the LLM is shown.
 BEFORE, AFTER = 6, 3
@@ -70,7 +69,9 @@ def _rewritten(
         if reading.value is None or reading.findings:
             return reading
         whole = [*thought[:index], reading.value, *thought[index + 1 :]]
-        return _in_place(reading.value, serialise(replace(document, thought=whole)), record, recipe)
+        text = serialise(replace(document, thought=whole))
+        number = sum(isinstance(part, Block) for part in thought[:index])
+        return _in_place(reading.value, number, text, record, recipe)
 
     around = (_text_at(thought, index - 1), _text_at(thought, index + 1))
     question = _question(record, recipe, old, name, around)
@@ -89,18 +90,23 @@ def _question(
         block=block.strip(),
     )
     messages = (Message("system", prompts["curator"].fill()), Message("user", task))
-    return Question("rewrite", VERSION, "rewrite", messages, name)
+    return Question("rewrite", STAGE_VERSIONS["rewrite"], "rewrite", messages, name)
 
 
-def _in_place(block: Block, text: str, record: Record, recipe: Recipe) -> Reading[Block]:
-    """``block`` with what is wrong with the whole document ``text`` that it stands in. Paths of
-    blocks yet to be rewritten need not be independent."""
+def _in_place(
+    block: Block, number: int, text: str, record: Record, recipe: Recipe
+) -> Reading[Block]:
+    """``block`` with what is wrong with the whole document ``text``, of which it is outermost block
+    ``number``. Paths of blocks yet to be rewritten need not be independent."""
     findings = check_document(
         text,
         source=record.source,
         answer=record.attempt or None,
         options=replace(recipe.gates, independence=False),
     )
+    if not findings and recipe.gates.independence:
+        located = locate(text)
+        findings = check_borrowed(located, record.question, [located.blocks[number]])
     return Reading(block, findings, text, record.source)
 
 

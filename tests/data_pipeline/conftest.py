@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from sglang_multiverse.data_pipeline.cassette import Cassette, load_all
+from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, load_all
 
 from .replay import CASSETTES, ReplayServer
 
 #: What becomes of every cassette: requests that are paid, and the code of its rejection.
 OUTCOMES: dict[str, tuple[int, str]] = {
-    "changed-answer": (7, "answer-changed"),
+    "changed-answer": (7, "new-number"),
     "clean": (5, ""),
     "cut-reply": (6, ""),
     "dropped-path": (6, ""),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sglang_multiverse.data_pipeline.call import Call, Failure, Reply
-from sglang_multiverse.data_pipeline.cassette import Cassette
 from sglang_multiverse.data_pipeline.recipe import Recipe
 from sglang_multiverse.data_pipeline.record import Record, Rejection
 from sglang_multiverse.data_pipeline.stages import curate
-from sglang_multiverse.data_pipeline.task import Task
+from sglang_multiverse.data_pipeline.teacher.call import Call, Failure, Reply
+from sglang_multiverse.data_pipeline.teacher.cassette import Cassette
+from sglang_multiverse.data_pipeline.teacher.task import Task
 
 from .replay import CASSETTES
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sglang_multiverse.data_pipeline.gates.answer import final_answer
-from sglang_multiverse.data_pipeline.gates.located import Located, LocatedBlock, Part
-from sglang_multiverse.data_pipeline.sentences import split_sentences, trimmed
+from sglang_multiverse.data_pipeline.gates.meaning.answer import final_answer
+from sglang_multiverse.data_pipeline.gates.text.located import Located, LocatedBlock, Part
+from sglang_multiverse.data_pipeline.source.sentences import split_sentences, trimmed
 from sglang_multiverse.flatten import flatten_text
 from sglang_multiverse.text import Block, Conclusion, Document, Outline, Path, serialise
 

@@ -18,8 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from sglang_multiverse.data_pipeline.cassette import Cassette, Replied, completion, load_all
-from sglang_multiverse.data_pipeline.task import Task, question_of
+from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, Replied, completion, load_all
+from sglang_multiverse.data_pipeline.teacher.task import Task, question_of
 
 CASSETTES = Path(__file__).parent / "cassettes"
 

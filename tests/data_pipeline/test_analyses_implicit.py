@@ -22,12 +22,12 @@ from sglang_multiverse.data_pipeline.analyses.implicit import (
     recipe,
 )
 from sglang_multiverse.data_pipeline.analyses.rows import Row
-from sglang_multiverse.data_pipeline.call import Sampling
-from sglang_multiverse.data_pipeline.caller import StoredCaller
-from sglang_multiverse.data_pipeline.cassette import Cassette, Replied
-from sglang_multiverse.data_pipeline.gates.normal import normal
-from sglang_multiverse.data_pipeline.store import Store
-from sglang_multiverse.data_pipeline.transport import Endpoint, Transport
+from sglang_multiverse.data_pipeline.gates.meaning.normal import normal
+from sglang_multiverse.data_pipeline.store.store import Store
+from sglang_multiverse.data_pipeline.teacher.call import Sampling
+from sglang_multiverse.data_pipeline.teacher.caller import StoredCaller
+from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, Replied
+from sglang_multiverse.data_pipeline.teacher.transport import Endpoint, Transport
 
 from .replay import ReplayServer
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from sglang_multiverse.cli import app
 from sglang_multiverse.data_pipeline.analyses.numbered import Block, read_numbered
 from sglang_multiverse.data_pipeline.analyses.prompting import Verdict, judge
-from sglang_multiverse.data_pipeline.cassette import Cassette, Replied
+from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, Replied
 from sglang_multiverse.lexer import lex
 from sglang_multiverse.structure import Trace, parse
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sglang_multiverse.cli import app
-from sglang_multiverse.data_pipeline.cassette import Cassette
+from sglang_multiverse.data_pipeline.teacher.cassette import Cassette
 
 from .conftest import OUTCOMES, expected
 from .replay import ReplayServer

@@ -11,13 +11,17 @@ import pytest
 import yaml
 
 from sglang_multiverse.curriculum import STAGES
-from sglang_multiverse.data_pipeline.cassette import Cassette
-from sglang_multiverse.data_pipeline.export import SOURCE_COLUMNS, ExportError, export_dataset
-from sglang_multiverse.data_pipeline.mixture import Example, mixture
+from sglang_multiverse.data_pipeline.corpus.export import (
+    SOURCE_COLUMNS,
+    ExportError,
+    export_dataset,
+)
+from sglang_multiverse.data_pipeline.corpus.mixture import Example, mixture
 from sglang_multiverse.data_pipeline.pipeline import outcome_of
 from sglang_multiverse.data_pipeline.recipe import Recipe
 from sglang_multiverse.data_pipeline.record import Rejection
-from sglang_multiverse.data_pipeline.store import Opened, Store
+from sglang_multiverse.data_pipeline.store.store import Opened, Store
+from sglang_multiverse.data_pipeline.teacher.cassette import Cassette
 from sglang_multiverse.dialect import MULTIVERSE
 from sglang_multiverse.flatten import flatten_text
 from sglang_multiverse.text import parse_text
@@ -28,8 +32,8 @@ from .driving import drive
 
 def fill_store(path: Path, cassettes: list[Cassette]) -> None:
     """A store as a run leaves it, without server: stages driven from cassettes."""
-    from sglang_multiverse.data_pipeline.budget import Amount
-    from sglang_multiverse.data_pipeline.call import Reply, Usage
+    from sglang_multiverse.data_pipeline.teacher.budget import Amount
+    from sglang_multiverse.data_pipeline.teacher.call import Reply, Usage
 
     about = {
         "recipe": Recipe("teacher").row(),

@@ -25,11 +25,15 @@ from sglang_multiverse.data_pipeline.gates import (
     judge_independence,
     renumber,
 )
-from sglang_multiverse.data_pipeline.gates.content import check_content, kept_spans
-from sglang_multiverse.data_pipeline.gates.equivalence import Equivalence, EquivalenceError, Verdict
-from sglang_multiverse.data_pipeline.gates.independence import check_independence
-from sglang_multiverse.data_pipeline.gates.located import locate
-from sglang_multiverse.data_pipeline.gates.normal import normal
+from sglang_multiverse.data_pipeline.gates.meaning.content import check_content, kept_spans
+from sglang_multiverse.data_pipeline.gates.meaning.equivalence import (
+    Equivalence,
+    EquivalenceError,
+    Verdict,
+)
+from sglang_multiverse.data_pipeline.gates.meaning.independence import check_independence
+from sglang_multiverse.data_pipeline.gates.meaning.normal import normal
+from sglang_multiverse.data_pipeline.gates.text.located import locate
 from sglang_multiverse.flatten import flatten_text
 from sglang_multiverse.lexer import lex
 from sglang_multiverse.parallelism import parallelism
@@ -538,7 +542,7 @@ def test_a_margin_undoes_more() -> None:
 
 def test_the_docs_name_every_code(repository: pathlib.Path) -> None:
     docs = set(re.findall(r"`([a-z-]+)`", (repository / "docs" / "gates.md").read_text("utf-8")))
-    sources = [*(repository / "data_pipeline" / "gates").glob("*.py")]
+    sources = [*(repository / "data_pipeline" / "gates").rglob("*.py")]
     sources.append(repository / "data_pipeline" / "outline.py")
     code = r"(?:Finding|_finding|note)\(\s*\"([a-z]+(?:-[a-z]+)+)\""
     used = {found for file in sources for found in re.findall(code, file.read_text("utf-8"))}

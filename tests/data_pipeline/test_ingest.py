@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from sglang_multiverse.data_pipeline import config as configs
-from sglang_multiverse.data_pipeline.budget import Prices
 from sglang_multiverse.data_pipeline.config import ConfigError, Source
 from sglang_multiverse.data_pipeline.estimate import estimate
-from sglang_multiverse.data_pipeline.ingest import IngestError, ingest, ngrams
 from sglang_multiverse.data_pipeline.recipe import Recipe
 from sglang_multiverse.data_pipeline.record import item_id
+from sglang_multiverse.data_pipeline.source.ingest import IngestError, ingest, ngrams
+from sglang_multiverse.data_pipeline.teacher.budget import Prices
 
 
 def row(question: str = "What is 1 + 1?", **changes: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_multiverse.data_pipeline.cassette import Cassette
+from sglang_multiverse.data_pipeline.teacher.cassette import Cassette
 
 from .replay import ReplayServer
 from .test_curate_cli import curate
@@ -37,8 +37,6 @@ def test_what_is_curated_can_be_trained_on(
         "per_device_train_batch_size": "2",
         "max_steps": "2",
         "logging_steps": "1",
-        "eval_strategy": "no",
-        "eval_generations": "0",
         "disable_tqdm": "true",
     }
     arguments = [word for name, value in flags.items() for word in (f"--{name}", value)]

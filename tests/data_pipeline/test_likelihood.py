@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sglang_multiverse.data_pipeline.gates.likelihood import (
+from sglang_multiverse.data_pipeline.gates.meaning.likelihood import (
     ModelScore,
     check_likelihood,
     sibling_gains,

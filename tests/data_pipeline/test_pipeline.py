@@ -19,13 +19,18 @@ import pytest
 import yaml
 
 from sglang_multiverse.data_pipeline import config as configs
-from sglang_multiverse.data_pipeline.caller import StoredCaller
-from sglang_multiverse.data_pipeline.cassette import Cassette, Replied, load, record_cassettes
-from sglang_multiverse.data_pipeline.ingest import ingest
+from sglang_multiverse.data_pipeline.corpus.summary import Summary, summarise
 from sglang_multiverse.data_pipeline.pipeline import Finished, Run
-from sglang_multiverse.data_pipeline.store import Store
-from sglang_multiverse.data_pipeline.summary import Summary, summarise
-from sglang_multiverse.data_pipeline.transport import Transport
+from sglang_multiverse.data_pipeline.source.ingest import ingest
+from sglang_multiverse.data_pipeline.store.store import Store
+from sglang_multiverse.data_pipeline.teacher.caller import StoredCaller
+from sglang_multiverse.data_pipeline.teacher.cassette import (
+    Cassette,
+    Replied,
+    load,
+    record_cassettes,
+)
+from sglang_multiverse.data_pipeline.teacher.transport import Transport
 
 from .conftest import ACCEPTED, CALLS, OUTCOMES, calls, expected, write_rows
 from .replay import ReplayServer
@@ -133,7 +138,7 @@ def test_a_changed_prompt_asks_again_only_for_what_depends_on_it(
     before = len(server.paid())
     own = tmp_path / "prompts"
     own.mkdir()
-    from sglang_multiverse.data_pipeline.prompt import FOLDER
+    from sglang_multiverse.data_pipeline.teacher.prompt import FOLDER
 
     text = (FOLDER / "rewrite.md").read_text()
     (own / "rewrite.md").write_text(text.replace("version: 1", "version: 2") + "\nTake care.\n")

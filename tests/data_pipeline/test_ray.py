@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sglang_multiverse.data_pipeline import config as configs
-from sglang_multiverse.data_pipeline.cassette import Cassette
+from sglang_multiverse.data_pipeline.teacher.cassette import Cassette
 
 from .conftest import calls, expected
 from .replay import ReplayServer

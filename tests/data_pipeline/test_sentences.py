@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_multiverse.data_pipeline.sentences import split_sentences, trimmed
+from sglang_multiverse.data_pipeline.source.sentences import split_sentences, trimmed
 
 
 def sentences(text: str) -> list[str]:

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from sglang_multiverse.data_pipeline.cassette import Cassette, Replied, load, load_all
 from sglang_multiverse.data_pipeline.gates import CURATION, check_document
-from sglang_multiverse.data_pipeline.prompt import FOLDER, PromptError, Prompts, read
 from sglang_multiverse.data_pipeline.recipe import Recipe
 from sglang_multiverse.data_pipeline.record import Record, Rejection, item_id
-from sglang_multiverse.data_pipeline.sentences import split_sentences
+from sglang_multiverse.data_pipeline.source.sentences import split_sentences
 from sglang_multiverse.data_pipeline.stages.asking import unfenced
 from sglang_multiverse.data_pipeline.stages.filling import read_placement
 from sglang_multiverse.data_pipeline.stages.framing import read_frames
+from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, Replied, load, load_all
+from sglang_multiverse.data_pipeline.teacher.prompt import FOLDER, PromptError, Prompts, read
 from sglang_multiverse.flatten import flatten_text
 from sglang_multiverse.text import parse_text
 
@@ -59,7 +59,7 @@ def test_what_is_accepted_and_what_it_took(name: str, asked: list[str]) -> None:
         ("no-parallelism", "outline", "no-group", 2),
         ("refused", "outline", "refusal", 3),
         ("never-repaired", "rewrite", "lost-content", 7),
-        ("changed-answer", "rewrite", "answer-changed", 7),
+        ("changed-answer", "rewrite", "new-number", 7),
     ],
 )
 def test_what_is_rejected_and_why(name: str, stage: str, code: str, calls: int) -> None:
@@ -84,7 +84,7 @@ def repair_request(name: str, task: str) -> str:
         ("too-deep", "outline-groups/2", ["too-deep"]),
         ("repaired", "frame/2", ["path-count", "B1"]),
         ("repaired", "rewrite B1/2", ["transitional-opening", "Alternatively"]),
-        ("changed-answer", "rewrite B1/3", ["answer-changed", "81"]),
+        ("changed-answer", "rewrite B1/3", ["new-number", "81"]),
         ("never-repaired", "rewrite B1/3", ["lost-content", "path 1"]),
     ],
 )

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sglang_multiverse.data_pipeline.budget import Amount, Budget
-from sglang_multiverse.data_pipeline.call import Call, Message, Reply, Sampling, Usage
-from sglang_multiverse.data_pipeline.store import Opened, Outcome, Store, StoreError
+from sglang_multiverse.data_pipeline.store.store import Opened, Outcome, Store, StoreError
+from sglang_multiverse.data_pipeline.teacher.budget import Amount, Budget
+from sglang_multiverse.data_pipeline.teacher.call import Call, Message, Reply, Sampling, Usage
 
 WORST = Amount(1000, 0.5)
 
@@ -111,7 +111,7 @@ DIES = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from sglang_multiverse.data_pipeline.store import Store
+from sglang_multiverse.data_pipeline.store.store import Store
 from tests.data_pipeline.test_store import WORST, call, reply
 store = Store(Path({path!r}))
 store.put_run("r", {{}}, {{"i1": {{}}}})
@@ -161,7 +161,7 @@ WRITES = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from sglang_multiverse.data_pipeline.store import Opened, Store
+from sglang_multiverse.data_pipeline.store.store import Opened, Store
 from tests.data_pipeline.test_store import WORST, call, reply
 with Store(Path({path!r})) as store:
     mine = 0

@@ -7,14 +7,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from sglang_multiverse.data_pipeline.call import Call, Reply
-from sglang_multiverse.data_pipeline.caller import StoredCaller
-from sglang_multiverse.data_pipeline.cassette import Cassette
 from sglang_multiverse.data_pipeline.pipeline import Run
 from sglang_multiverse.data_pipeline.recipe import Recipe
 from sglang_multiverse.data_pipeline.record import Record
-from sglang_multiverse.data_pipeline.store import Store
-from sglang_multiverse.data_pipeline.task import Task
+from sglang_multiverse.data_pipeline.store.store import Store
+from sglang_multiverse.data_pipeline.teacher.call import Call, Reply
+from sglang_multiverse.data_pipeline.teacher.caller import StoredCaller
+from sglang_multiverse.data_pipeline.teacher.cassette import Cassette
+from sglang_multiverse.data_pipeline.teacher.task import Task
 
 LATENCY = 0.4
 ITEMS = 24

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sglang_multiverse.data_pipeline.budget import (
+from sglang_multiverse.data_pipeline.store.store import Store
+from sglang_multiverse.data_pipeline.teacher.budget import (
     UNLIMITED,
     Budget,
     BudgetExhausted,
@@ -18,13 +19,12 @@ from sglang_multiverse.data_pipeline.budget import (
     most_input_tokens,
     worst_case,
 )
-from sglang_multiverse.data_pipeline.call import Call, Message, Reply, Sampling, Usage
-from sglang_multiverse.data_pipeline.caller import Stopped, StoredCaller
-from sglang_multiverse.data_pipeline.cassette import Cassette, Replied
-from sglang_multiverse.data_pipeline.rate import PerMinute
-from sglang_multiverse.data_pipeline.store import Store
-from sglang_multiverse.data_pipeline.task import Task
-from sglang_multiverse.data_pipeline.transport import (
+from sglang_multiverse.data_pipeline.teacher.call import Call, Message, Reply, Sampling, Usage
+from sglang_multiverse.data_pipeline.teacher.caller import Stopped, StoredCaller
+from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, Replied
+from sglang_multiverse.data_pipeline.teacher.rate import PerMinute
+from sglang_multiverse.data_pipeline.teacher.task import Task
+from sglang_multiverse.data_pipeline.teacher.transport import (
     Endpoint,
     Transport,
     TransportError,

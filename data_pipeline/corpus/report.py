@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .store import Store
+from ..store.store import Store
 from .summary import Summary, summarise
 
 

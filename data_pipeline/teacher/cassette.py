@@ -28,8 +28,8 @@ from typing import Any
 
 import yaml
 
-from .record import Record, item_id
-from .store import Store
+from ..record import Record, item_id
+from ..store.store import Store
 from .task import Task
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from rapidfuzz.distance import LCSseq
 from rapidfuzz.fuzz import partial_ratio_alignment
 
-from ..finding import Finding
-from ..outline import Outline
-from ..sentences import split_sentences, trimmed
+from ...finding import Finding
+from ...outline import Outline
+from ...source.sentences import split_sentences, trimmed
+from ..options import CURATION, GateOptions
+from ..text.outlines import skeleton
 from .normal import Normal, Span, normal
-from .options import CURATION, GateOptions
-from .outlines import skeleton
 
 #: Similarity, of 100, from which a sentence counts as changed rather than as missing.
 _ALIKE = 80

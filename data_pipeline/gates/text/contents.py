@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sglang_multiverse.dialect import Tag
 
-from ..finding import Finding
+from ...finding import Finding
 from .located import LABEL, Span
 
 
@@ -51,7 +51,7 @@ def check_labelled(
     return (label.group(1) if label else None), findings
 
 
-def check_block(entry: Open, span: Span) -> Iterator[Finding]:
+def check_parts(entry: Open, span: Span) -> Iterator[Finding]:
     """What is missing in a block, or there too often, and its numbers."""
     outlines, paths = len(entry.outlines), len(entry.paths)
     if not entry.goals:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from ..finding import Finding
-from ..outline import Group, Outline, Step
-from .options import CURATION, GateOptions
+from ...finding import Finding
+from ...outline import Group, Outline, Step
+from ..options import CURATION, GateOptions
 
 #: Deepest numbering: ``S2.1``.
 _MAX_LABEL = 2

@@ -27,8 +27,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from .budget import UNLIMITED, Amount, Budget
-from .call import Call, Failure, Reply, Usage
+from ..teacher.budget import UNLIMITED, Amount, Budget
+from ..teacher.call import Call, Failure, Reply, Usage
 from .lease import Lease
 
 Status = Literal["accepted", "rejected", "error"]

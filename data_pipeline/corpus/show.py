@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .store import Outcome, Store
+from ..store.store import Outcome, Store
 
 
 def describe(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from sglang_multiverse.dialect import MULTIVERSE, DialectSpec
 from sglang_multiverse.text import Block, Content, Document, serialise
 
-from ..finding import Finding
+from ...finding import Finding
 from .numbering import renumber
 
 CountTokens = Callable[[str], int]

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from sglang_multiverse.dialect import MULTIVERSE, DialectSpec, Tag
 from sglang_multiverse.lexer import split_tags
 
-from ..finding import Finding
-from .contents import Open, check_block, check_labelled, short
+from ...finding import Finding
+from ..options import GateOptions
+from .contents import Open, check_labelled, check_parts, short
 from .located import Located
-from .options import GateOptions
 
 #: What may stand directly in what; None is the text outside ``<Think>``.
 _PARENTS: dict[Tag, tuple[Tag | None, ...]] = {
@@ -290,7 +290,7 @@ class _Checker:
         span = (entry.start, end)
         parent = self.stack[-1] if self.stack else None
         if entry.tag is Tag.PARALLEL:
-            self.findings += check_block(entry, span)
+            self.findings += check_parts(entry, span)
         elif entry.tag in (Tag.OUTLINE, Tag.PATH):
             label, found = check_labelled(self.text, entry, inner_end, span)
             self.findings += found

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from ..finding import Finding
-from .located import Located, LocatedBlock, Part, Span
+from ...finding import Finding
+from ..options import GateOptions
+from ..text.located import Located, LocatedBlock, Part, Span
 from .normal import normal
-from .options import GateOptions
 
 _REWRITE = "rewrite the path so that it can be read without the others"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..finding import Finding
+from ...finding import Finding
+from ..options import GateOptions
 from .located import Located
-from .options import GateOptions
 
 
 def check_shape(located: Located, options: GateOptions) -> list[Finding]:

@@ -25,8 +25,8 @@ from sglang_multiverse.layout import Layout, layout_of
 from sglang_multiverse.lexer import encode
 from sglang_multiverse.structure import Block, Path, Trace, parse
 
-from ..finding import Finding
-from .located import Located, LocatedBlock, locate
+from ...finding import Finding
+from ..text.located import Located, LocatedBlock, locate
 
 Floats = npt.NDArray[np.floating[Any]]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from sglang_multiverse.dialect import MULTIVERSE, Tag
 
-from ..finding import Finding
+from ...finding import Finding
+from ..options import GateOptions
+from ..text.located import Located, Span
 from .equivalence import Equivalence, Verdict
-from .located import Located, Span
-from .options import GateOptions
 
 #: A marker counts only with something short behind it: ``Answer: To solve this …`` names none.
 _SHORT = 120

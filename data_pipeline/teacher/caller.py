@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..store.store import Opened, Store
 from .budget import UNLIMITED, Budget, BudgetExhausted, worst_case
 from .call import Call, Reply
-from .store import Opened, Store
 from .transport import Transport, TransportError
 
 #: Seconds between looks at a call that another process has in flight, or at a budget that is held.

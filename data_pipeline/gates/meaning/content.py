@@ -10,10 +10,10 @@ from itertools import accumulate
 
 from rapidfuzz.distance import Levenshtein
 
-from ..finding import Finding
-from .located import Located
+from ...finding import Finding
+from ..options import GateOptions
+from ..text.located import Located
 from .normal import Span, normal
-from .options import GateOptions
 
 _TAGS = ("<Think>", "</Think>")
 

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from .store import Outcome, Store
+from ..store.store import Outcome, Store
 
 
 @dataclass

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
-from ..finding import Finding
-from .located import Located, LocatedBlock, Part, Span
-from .options import GateOptions
+from ...finding import Finding
+from ..options import GateOptions
+from ..text.located import Located, LocatedBlock, Part, Span
+from .faithful import check_faithful
 
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+|\\[a-z]+")
 
@@ -61,6 +63,9 @@ def _compare(
         words = _words(new, now)
         kept = _share(before[index], words)
         if kept >= options.min_kept:
+            if options.faithful:
+                outlines = "\n".join(old.at(outline.inner) for outline in one.outlines)
+                yield from _faithful(old, new, was, now, outlines)
             continue
         other = max(range(len(before)), key=lambda k: _share(before[k], words))
         if other != index and _share(before[other], words) >= options.min_kept:
@@ -76,6 +81,15 @@ def _compare(
                 f"path {now.label} keeps {kept:.0%} of the words and numbers it had; say all of it",
                 now.inner,
             )
+
+
+def _faithful(old: Located, new: Located, was: Part, now: Part, given: str) -> Iterator[Finding]:
+    """What the path's own text states otherwise than it did; ``given`` is every path's."""
+    spans = list(now.own())
+    said = "\n".join(old.at(span) for span in was.own())
+    for one in check_faithful(said, "\n".join(map(new.at, spans)), context=given):
+        # Where in the path is told by what the message quotes: its text may be in pieces.
+        yield replace(one, span=now.inner, span_in="text")
 
 
 def _words(located: Located, path: Part) -> Counter[str]:

@@ -15,8 +15,8 @@ from sglang_multiverse.parallelism import Parallelism, parallelism
 from sglang_multiverse.structure import parse
 from sglang_multiverse.text import Document, parse_text, serialise
 
+from ..store.store import Store
 from .mixture import Example, mixture
-from .store import Store
 from .summary import Summary, summarise
 
 #: The columns of s1K-1.1 that the published corpus keeps.

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .call import digest
-from .record import Record, item_id
+from ..record import Record, item_id
+from ..teacher.call import digest
 
 if TYPE_CHECKING:
-    from .config import Source
+    from ..config import Source
 
 
 class IngestError(ValueError):

@@ -1,0 +1,114 @@
+"""What the gates on meaning catch, on cases by someone who had not seen them.
+
+    python benchmarks/meaning.py [--half even | odd | all] [--missed] [--json]
+
+``tests/data_pipeline/labelled`` holds passages with honest and dishonest rewritings, and parallel
+blocks that are independent or not; its PROTOCOL.md says how they came about. The gates were made
+with cases of odd number in view, and mended once after a look at those of even number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sglang_multiverse.data_pipeline.gates import CURATION, check_borrowed
+from sglang_multiverse.data_pipeline.gates.meaning.faithful import (
+    check_concluded,
+    check_faithful,
+    check_outlined,
+)
+from sglang_multiverse.data_pipeline.gates.meaning.independence import check_independence
+from sglang_multiverse.data_pipeline.gates.text.located import locate
+
+LABELLED = Path(__file__).resolve().parent.parent / "tests" / "data_pipeline" / "labelled"
+#: Kind → cases that are found fault with, and all.
+Counts = dict[str, tuple[int, int]]
+
+
+def cases(name: str, half: str = "all") -> list[dict[str, Any]]:
+    """The cases of a file whose number is even, or odd, or all."""
+    text = (LABELLED / f"{name}.jsonl").read_text(encoding="utf-8")
+    rows: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+    parity = {"odd": 1, "even": 0}.get(half)
+    return [row for row in rows if parity in (None, int(row["id"][1:]) % 2)]
+
+
+def rewritings(half: str) -> tuple[Counts, list[str]]:
+    """Of each kind of rewriting, conclusion and outline how many are found fault with."""
+    found: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
+    wrong = []
+
+    def count(kind: str, case: str, findings: list[Any]) -> None:
+        whole[kind] += 1
+        found[kind] += bool(findings)
+        if bool(findings) != kind.startswith(("dishonest", "false", "nonsense")):
+            wrong.append(f"{case} {kind}: {'; '.join(f.message for f in findings) or 'passes'}")
+
+    for row in cases("rewrites", half):
+        source = row["source"]
+        for one in row["honest"]:
+            count("honest", row["id"], check_faithful(source, one["text"]))
+        for kind, text in row["dishonest"].items():
+            count(f"dishonest: {kind}", row["id"], check_faithful(source, text))
+        for kind in ("conclusion", "false_conclusion"):
+            count(kind.replace("_", " "), row["id"], check_concluded(source, row[kind]))
+        for kind in ("outline", "nonsense_outline"):
+            count(kind.replace("_", " "), row["id"], check_outlined(row[kind], source))
+    return {kind: (found[kind], whole[kind]) for kind in whole}, wrong
+
+
+def blocks(half: str) -> tuple[Counts, list[str]]:
+    """Of each kind of block how many are found dependent."""
+    found: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
+    wrong = []
+    for row in cases("blocks", half):
+        located = locate(f"{row['trunk'].rstrip()}\n{row['block']}")
+        findings = check_independence(located, CURATION) + check_borrowed(located, row["question"])
+        kind = f"{'dependent' if row['dependent'] else 'independent'}: {row['kind']}"
+        whole[kind] += 1
+        found[kind] += bool(findings)
+        if bool(findings) != row["dependent"]:
+            wrong.append(
+                f"{row['id']} {kind}: {'; '.join(f.message for f in findings) or 'passes'}"
+            )
+    return {kind: (found[kind], whole[kind]) for kind in sorted(whole)}, wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--half", choices=["even", "odd", "all"], default="even")
+    parser.add_argument("--missed", action="store_true", help="list what is judged wrongly")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    parts = (rewritings(options.half), blocks(options.half))
+    if options.json:
+        print(json.dumps({kind: counts for part, _ in parts for kind, counts in part.items()}))
+        return
+    for counts, wrong in parts:
+        print("| kind | found fault with | of |\n|---|---|---|")
+        for kind, (some, whole) in counts.items():
+            print(f"| {kind} | {some} | {whole} |")
+        print()
+        if options.missed:
+            print(*wrong, "", sep="\n")
+    dependent, independent = (
+        [
+            sum(pair)
+            for pair in zip(*(v for k, v in parts[1][0].items() if k.startswith(head)), strict=True)
+        ]
+        for head in ("dependent", "independent")
+    )
+    print(
+        f"dependence: precision {dependent[0] / max(dependent[0] + independent[0], 1):.0%}, "
+        f"recall {dependent[0] / dependent[1]:.0%}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a run leaves: rows, their mixture, the card, the report."""

@@ -1,0 +1,1 @@
+"""Gates on what a text says: against its source, its answer, and path against path."""

@@ -1,0 +1,383 @@
+r"""What a passage states: its sentences with their words, numbers, relations and negations.
+
+Mathematics is brought to one spelling first, so that ``\frac{3}{4}``, ``3/4`` and "three over
+four", or ``x²``, ``x^{2}`` and "x squared", are the same.
+
+>>> plain(r"So $\frac{3}{4} \times x^{2} \le 1{,}000$")
+'So 3/4*x^2 <= 1000'
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from ...source.sentences import Span, split_sentences, trimmed
+from .words import GREEK, JOINING, NUMBERS, SPOKEN, stem
+
+_SIGNS = str.maketrans(
+    {
+        **dict(zip("−–—×·⋅∙÷“”‘’", "---****/\"\"''", strict=True)),
+        "≤": "<=",
+        "≥": ">=",
+        "≠": "!=",
+        "≈": "~",
+        **dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)),
+    }
+)
+_RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", "0123456789-n", strict=True))
+_FRACTIONS = {"½": "1/2", "⅓": "1/3", "¼": "1/4", "⅔": "2/3", "¾": "3/4", "⅕": "1/5", "⅛": "1/8"}
+
+_COMMANDS = {
+    **dict.fromkeys(("cdot", "times", "ast"), "*"),
+    **dict.fromkeys(("le", "leq", "leqslant"), "<="),
+    **dict.fromkeys(("ge", "geq", "geqslant"), ">="),
+    **dict.fromkeys(("ne", "neq"), "!="),
+    **dict.fromkeys(("approx", "sim", "simeq"), "~"),
+    **dict.fromkeys(("to", "rightarrow", "longrightarrow"), "->"),
+    **dict.fromkeys(("implies", "Rightarrow", "iff", "Leftrightarrow", "therefore"), " so "),
+    **dict.fromkeys(("lt",), "<"),
+    **dict.fromkeys(("gt",), ">"),
+    **dict.fromkeys(("div",), "/"),
+    **dict.fromkeys(("lfloor", "lceil"), "("),
+    **dict.fromkeys(("rfloor", "rceil"), ")"),
+    **dict.fromkeys(("equiv",), "="),
+    **dict.fromkeys(("quad", "qquad", "displaystyle"), " "),
+    **dict.fromkeys(("dots", "ldots", "cdots"), "..."),
+    "pm": "+-",
+    "cap": "∩",
+    "cup": "∪",
+}
+
+_TENS = r"twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+_TEN = {word: 10 * at for at, word in enumerate(_TENS.split("|"), 2)}
+_UNITS = r"one|two|three|four|five|six|seven|eight|nine"
+
+#: Words that are signs where they stand in mathematics.
+_SPOKEN = [
+    (r"\bis (?:strictly )?less than or equal to\b|\bis at most\b|\bdoes not exceed\b", "<="),
+    (r"\bis (?:strictly )?greater than or equal to\b|\bis at least\b", ">="),
+    (r"\bis (?:strictly )?(?:less|smaller|lower|fewer) than\b", "<"),
+    (r"\bis (?:strictly )?(?:greater|larger|more|bigger|higher) than\b|\bexceeds\b", ">"),
+    (r"\b(?:is )?(?:not equal to|different from)\b|\bdoes not equal\b", "!="),
+    (r"\b(?:is |are )?(?:equal to|equals?)\b", "="),
+    (rf"\bmultiplied by\b|\btimes\b(?=\s*(?:[\d(√]|[b-zB-Z]\b|(?:{'|'.join(NUMBERS)})\b))", "*"),
+    (r"\bdivided by\b", "/"),
+    (r"\bplus\b", "+"),
+    (r"\bminus\b", "-"),
+    (r"(?<=[\w)])[ ]squared\b", "^2"),
+    (r"(?<=[\w)])[ ]cubed\b", "^3"),
+    (r"\bto the (?:power (?:of )?)", "^"),
+    (r"\bpercent\b|\bper cent\b", "%"),
+]
+
+
+def plain(text: str) -> str:
+    """``text`` without markup, its mathematics in one spelling."""
+    text = re.sub(r"['’]s\b|\b(?:i\.e\.|e\.g\.)", "", text)
+    for char, value in _FRACTIONS.items():
+        text = text.replace(char, value)
+    text = re.sub(
+        f"[{''.join(_RAISED)}]+", lambda m: "^" + "".join(_RAISED[c] for c in m.group()), text
+    )
+    text = text.translate(_SIGNS)
+    text = re.sub(r"\\(?:text|math\w+|operatorname|f?boxed|fbox|mbox)\s*(?=\{)", "", text)
+    text = re.sub(r"\\(?:left|right|[Bb]igg?[lr]?)(?![A-Za-z])\.?", "", text)
+    text = re.sub(
+        r"\\(?:int|sum|prod)\s*_\s*(\{[^{}]*\}|\w)\s*\^\s*(\{[^{}]*\}|\w+)",
+        r" from \1 to \2 of ",
+        text,
+    )
+    text = re.sub(r"\bsqrt\b(?=[\s(])|\bsquare root of\b", "√", text)
+    text = re.sub(r"(?<=\d) (?:over|out of) (?=\d)", "/", text)
+    text = re.sub(r"(\d)(?:\{,\}|\\,|,)(?=\d{3}(?!\d))", r"\1", text)
+    text = re.sub(r"\^\s*\{?\s*\\circ\b\s*\}?|°|\bdegrees?\b", " ", text)
+    text = re.sub(r"\\[,;:! ]|\\\\|&(?!\w+;)", " ", text)
+    text = re.sub(r"\\[()\[\]]|\$+|[*_]{2,}|`+|^[ \t]*(?:[-*+]|#+)[ \t]+", " ", text, flags=re.M)
+    text = _braces(text)
+    text = re.sub(r"\\([A-Za-z]+)", _command, text)
+    text = re.sub(rf"(?i)\b({_TENS})[- ]({_UNITS})\b", _tens, text)
+    text = re.sub(
+        rf"(?i)\b({'|'.join(NUMBERS)})\b(?=\s*(?:[-+*/=<>^]|plus|minus|times|over|equals|is\b))",
+        lambda m: NUMBERS[m.group().lower()],
+        text,
+    )
+    for pattern, sign in _SPOKEN:
+        text = re.sub(pattern, sign, text)
+    text = re.sub(
+        rf"(?i)(?<![A-Za-z]-)(?<=[-+*/=<>^])(\s*)({'|'.join(NUMBERS)})\b",
+        lambda m: m.group(1) + NUMBERS[m.group(2).lower()],
+        text,
+    )
+    text = re.sub(
+        r"((?:[\d)'%!]|(?<![A-Za-z])[A-Za-zα-ω])?)\s*(<=|>=|!=|->|[-+*/^=<>~∩∪])\s*(?=[\w(√.-])",
+        lambda m: f"{m.group(1) or ' '}{m.group(2)}",
+        text,
+    )
+    text = re.sub(r"\bpi\b", "π", text)
+    text = re.sub(r"(?<=\d)\s+(?=π)|(?<=[\d)])\s+(?=\([\d(√]|\([A-Za-z][^A-Za-z])", "", text)
+    text = re.sub(r"(<=|>=|!=|->|[=<>~])", r" \1 ", text)
+    return " ".join(text.split())
+
+
+def _command(match: re.Match[str]) -> str:
+    name = match.group(1)
+    letter = GREEK.get(name.lower())
+    if letter is not None:
+        return letter if name.islower() else letter.upper()
+    return _COMMANDS.get(name, name)
+
+
+def _tens(match: re.Match[str]) -> str:
+    return str(_TEN[match.group(1).lower()] + int(NUMBERS[match.group(2).lower()]))
+
+
+def _braces(text: str) -> str:
+    """Fractions, roots, powers and indices without braces."""
+    inner = r"\{((?:[^{}])*)\}"
+    for _ in range(6):  # from the inside out
+        before = text
+        text = re.sub(
+            rf"\\[dtc]?frac\s*(?:{inner}|(\w))\s*(?:{inner}|(\w))",
+            lambda m: f" {_grouped(m[1] or m[2])}/{_grouped(m[3] or m[4])}",
+            text,
+        )
+        text = re.sub(rf"\\sqrt\s*{inner}", lambda m: f"√{_grouped(m.group(1))}", text)
+        text = re.sub(rf"([_^])\s*{inner}", lambda m: f"{m.group(1)}{_grouped(m.group(2))}", text)
+        text = re.sub(rf"\\d?binom\s*{inner}\s*{inner}", r"C(\1,\2)", text)
+        text = re.sub(rf"(?<![\\\w^_}}]){inner}(?!\s*{{)", r"\1", text)
+        if text == before:
+            return text.replace("\\{", "{").replace("\\}", "}")
+    return text
+
+
+def _grouped(text: str) -> str:
+    text = text.strip()
+    return text if re.fullmatch(r"[\w.]*|√?\w+", text) else f"({text})"
+
+
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?|(?<=[A-Za-z^])\d+(?:\.\d+)?|(?<=\d[A-Za-z])\d+")
+#: Words of two letters that no formula begins with.
+_SHORT = "is it of to in so as at by we or an be if on no do go us up me my he".replace(" ", "|")
+_ATOM = (
+    r"(?:√?\((?![A-Za-z]{2,})|√?\d+(?:\.\d+)?[a-zA-Z]?\b"
+    r"|√?(?:sin|cos|tan|log|ln|gcd|lcm|mod|max|min|C|P)\b"
+    r"|√?[A-Za-zα-ωΑ-Ωπ](?:_\w+)?'?(?![A-Za-z])|[A-Z]{2,3}\b"
+    rf"|(?!(?:{_SHORT})\b)[a-z]{{2}}(?=\s?[=<>+*/^]))"
+)
+_MATH = re.compile(
+    rf"(?<![A-Za-z\\d.'’/*^])-?{_ATOM}"
+    rf"(?:[\w.()√^*/+,%!'|∩∪-]|,\ (?=[\w-]+\))|\ (?:<=|>=|!=|->|[=<>~])\ -?(?={_ATOM}))*"
+)
+_RELATION = re.compile(r" (<=|>=|!=|->|[=<>~]) ")
+_WORD = re.compile(r"[A-Za-zÀ-ÿ][a-zà-ÿ']+|[A-Za-zÀ-ÿ]{2,}")
+#: Every way to deny, or nearly so.
+_NEGATIVE = re.compile(
+    r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot|instead|rather|unless"
+    r"|except|fails?|lacks?|miss\w*|wrong\w*|false\w*|differ\w*|discard\w*|exclu\w+|reject\w*"
+    r"|rul\w+ out|impossib\w+|insuff\w+|unequal|un(?!it|io|iq|iv|de|kn)\w+|ir\w+|non\w*"
+    r"|in(?:valid|depend|equal|compat|consist)\w*|only|fewer|both|any)\b|n[’']t\b|≠|\\ne"
+)
+_NOT = re.compile(
+    r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor|instead of|rather than)\b"
+)
+
+
+_ASKS = re.compile(
+    r"(?i)\b(?:whether|wanted|sought|to be found|our goal|the goal|the task|we(?:'re| are) after"
+    r"|we (?:want|ask|seek|look for|need to find)|is (?:examined|asked)|how many)\b"
+)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One sentence of a passage; ``span`` counts characters of the passage."""
+
+    span: Span
+    text: str
+
+    @cached_property
+    def plain(self) -> str:
+        return plain(self.text)
+
+    @cached_property
+    def formulas(self) -> tuple[str, ...]:
+        """Runs of mathematics, without spaces but around relations."""
+        return tuple(
+            formula
+            for found in _MATH.findall(self.plain)
+            if re.search(r"\w", formula := found.strip("., ")) and formula not in ("a", "A", "I")
+        )
+
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        text = re.sub(r"^\s*(?:\d{1,2}[.):]|\(?[a-z0-9]\))\s+", "", self.plain)
+        text = re.sub(r"(?i)\b(?:step|case|part|path|method|approach|option) \d+\b", "", text)
+        return frozenset(_canonical(one) for one in _NUMBER.findall(text))
+
+    @cached_property
+    def spoken(self) -> frozenset[str]:
+        """Numbers in words: they may be said otherwise ("both", "twice")."""
+        return frozenset(
+            number
+            for word in re.findall(r"[a-z]+", self.text.lower())
+            for number in SPOKEN.get(word, ())
+        )
+
+    @cached_property
+    def counts(self) -> frozenset[str]:
+        """Numbers, in digits or words."""
+        return self.numbers | self.spoken
+
+    @cached_property
+    def asks(self) -> bool:
+        """Whether it is a question, or says what is asked."""
+        return self.text.rstrip("*_ ").endswith("?") or _ASKS.search(self.text) is not None
+
+    @cached_property
+    def heading(self) -> bool:
+        """Whether it is a title, or leads to what follows, rather than a sentence."""
+        return bool(re.fullmatch(r"[*_]{2}.*[*_]{2}:?|#+ .*|[^.!?]{0,60}:", self.text, re.DOTALL))
+
+    @cached_property
+    def sides(self) -> frozenset[str]:
+        return frozenset(side for a, _, b in self.relations for side in (a, b))
+
+    @cached_property
+    def relations(self) -> frozenset[tuple[str, str, str]]:
+        """``(left, sign, right)`` for neighbours of a chain, and along one of equals."""
+        found = set()
+        for formula in self.formulas:
+            sides = _RELATION.split(formula)
+            for at in range(0, len(sides) - 2, 2):
+                left, sign, right = sides[at : at + 3]
+                found.add((_side(left), sign, _side(right)))
+                for further in range(at + 3, len(sides) - 1, 2):  # a = b = c says a = c, too
+                    if sign != "=" or sides[further] != "=":
+                        break
+                    found.add((_side(left), "=", _side(sides[further + 1])))
+        return frozenset(found)
+
+    @cached_property
+    def results(self) -> frozenset[str]:
+        """Numbers that something comes to: behind a relation, or a word such as "gives"."""
+        after = re.findall(
+            r"(?i)(?:[=<>~]|\b(?:is|are|gives?|get|leaves?|leaving|total|has|have|makes?|so|only))"
+            r"\s+(?:(?:exactly|about|only|to|at|most|least|a|the)\s+)*"
+            r"(-?\d[\w./^]*)(?![\w./^]| [=<>~])",
+            self.plain,
+        )
+        return frozenset(_canonical(one) for text in after for one in _NUMBER.findall(text))
+
+    @cached_property
+    def steps(self) -> frozenset[str]:
+        """What is done to what: ``x+3``, ``2*x``, ``x^2``, ``√x``, brackets aside."""
+        return frozenset(
+            step
+            for formula in self.formulas
+            for side in _RELATION.split(formula)
+            for step in _steps(side)
+        )
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        return frozenset(
+            stem(word)
+            for word in (found.lower() for found in _WORD.findall(self.plain))
+            if word not in JOINING and word not in NUMBERS
+        )
+
+    @cached_property
+    def tokens(self) -> frozenset[str]:
+        """Words, numbers and names."""
+        names = (piece for formula in self.formulas for piece in _PIECE.findall(formula))
+        return self.words | self.numbers | frozenset(names)
+
+    @cached_property
+    def negative(self) -> bool:
+        """Whether anything in it denies, in whatever way."""
+        return bool(_NEGATIVE.search(self.text)) or "!=" in self.plain
+
+    @cached_property
+    def denied(self) -> frozenset[str]:
+        """What each negation denies: the number or name that follows it, or three words."""
+        found: set[str] = set()
+        text = self.plain.replace("!=", " not ")
+        text = re.sub(r"^(?i:no),? ", "", text)
+        text = re.sub(r"(?i)\b(can)not\b|n't\b", r"\1 not", text)
+        for match in _NOT.finditer(text):
+            rest = [
+                one
+                for one in re.findall(r"\d+(?:\.\d+)?|[A-Za-zÀ-ÿ']+", text[match.end() :])
+                if one.lower() not in JOINING
+            ][:3]
+            if rest and not rest[0].islower():
+                rest = rest[:1]
+            found.update(stem(one.lower()) if one.islower() else one for one in rest)
+        return frozenset(found)
+
+
+def statements(text: str) -> list[Statement]:
+    """The sentences of ``text`` that say something."""
+    found = []
+    for span in split_sentences(text):
+        inner = trimmed(text, span)
+        part = text[slice(*inner)]
+        if any(char.isalnum() for char in part):
+            found.append(Statement(inner, part))
+    return found
+
+
+def _canonical(number: str) -> str:
+    return re.sub(r"\.0*$", "", number) if "." in number and float(number).is_integer() else number
+
+
+def _side(text: str) -> str:
+    """A side of a relation without spaces, outer brackets and signs of products between letters."""
+    text = re.sub(r"\s+", "", text).strip(".,;:")
+    text = re.sub(r"(?<=[\w)])\*(?=[A-Za-z(√])|(?<=[A-Za-z)])\*(?=\w)", "", text)
+    while text.startswith("(") and text.endswith(")") and _closes(text) == len(text) - 1:
+        text = text[1:-1]
+    return text
+
+
+_PIECE = re.compile(
+    r"\d+(?:\.\d+)?|[A-Z]{2,}(?![a-z])|[A-Za-z]{3,}(?:_\w+)?|[A-Za-zα-ωΑ-Ω](?:_\w+)?'*|[-+*/^√∩∪,%]|!(?!=)"
+)
+
+
+def _long(name: str) -> bool:
+    """Whether a name has several letters or a prime: a function, a word."""
+    return re.search(r"[^\d.]{2}|'", name.split("_")[0]) is not None
+
+
+def _steps(side: str) -> Iterator[str]:
+    """Operations with what stands on both sides: ``2(x-3)^2`` does ``2*x``, ``x-3``, ``3^2``."""
+    before = sign = ""
+    for piece in _PIECE.findall(side):
+        if piece in "-+*/^√∩∪,!%":
+            if piece == "!":
+                yield f"{before}!"
+            elif piece == ",":
+                before = sign = ""
+            elif piece != "%":
+                sign += piece
+            continue
+        piece = _canonical(piece) if piece[0].isdigit() else piece
+        if "√" in sign:
+            yield f"√{piece}"
+        elif sign or (before and not _long(before) and not _long(piece)):
+            yield f"{before}{sign or '*'}{piece}"  # a name of two letters is a function's
+        before, sign = piece, ""
+
+
+def _closes(text: str) -> int:
+    """Where the bracket that ``text`` begins with is closed."""
+    depth = 0
+    for at, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if depth == 0:
+            return at
+    return -1

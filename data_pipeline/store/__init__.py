@@ -1,0 +1,1 @@
+"""What was paid for and what came of it, in one SQLite file."""

@@ -1,0 +1,168 @@
+"""The gates on what a text says: small cases, and floors on the labelled ones."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from benchmarks.meaning import blocks, rewritings
+from sglang_multiverse.data_pipeline.gates import check_borrowed
+from sglang_multiverse.data_pipeline.gates.meaning.faithful import (
+    check_concluded,
+    check_faithful,
+    check_outlined,
+    value,
+)
+from sglang_multiverse.data_pipeline.gates.meaning.statements import plain, statements
+from sglang_multiverse.data_pipeline.gates.text.located import locate
+
+SOURCE = (
+    "So the width is w and the length is w + 7. The area is 60, hence w(w + 7) = 60. "
+    "Factoring gives (w + 12)(w - 5) = 0, so w = 5 because a width is not negative."
+)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (r"$\frac{3}{4}x^{2}$", "3/4x²"),
+        (r"\(\frac34 \cdot 5\)", "3/4 × 5"),
+        ("x squared plus 1", "x^2 + 1"),
+        (r"$a \le 1{,}000$", "a ≤ 1000"),
+        (r"$120^\circ$", "120 degrees"),
+        (r"\sqrt{16} = 4", "sqrt 16 = 4"),
+        ("forty-two", "42"),
+    ],
+)
+def test_one_spelling_of_mathematics(one: str, two: str) -> None:
+    assert plain(one).replace(" ", "") == plain(two).replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SOURCE,
+        r"""Let the width be $w$; then the length is $w+7$, and from the area $60$ we have
+        $w(w+7) = 60$. This factors as $(w+12)(w-5) = 0$. A width is not negative: $w = 5$.""",
+        SOURCE.replace("So the", "The").replace("hence", "so that"),
+    ],
+)
+def test_what_says_the_same_passes(text: str) -> None:
+    assert check_faithful(SOURCE, text) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ("w = 5", "w = 6", "new-number"),
+        ("area is 60, hence w(w + 7) = 60", "area gives w(w + 7)", "lost-number"),
+        ("(w - 5)", "(w + 5)", "new-formula"),
+        ("The area is 60, hence w(w + 7) = 60. ", "", "lost-statement"),
+        ("w = 5", "w > 5", "changed-relation"),
+        ("is not negative", "is negative", "changed-negation"),
+        ("negative.", "negative. The perimeter of the garden is known.", "new-statement"),
+    ],
+)
+def test_what_says_something_else_is_told(old: str, new: str, code: str) -> None:
+    assert old in SOURCE
+    assert code in {one.code for one in check_faithful(SOURCE, SOURCE.replace(old, new))}
+
+
+@pytest.mark.parametrize("text", ["", "   ", "?!", "\\frac{", "(" * 500, "$" * 99, "x" * 3000])
+def test_no_text_makes_one_raise(text: str) -> None:
+    check_faithful(text, SOURCE, text)
+    check_faithful(SOURCE, text)
+    check_concluded(text, text)
+    check_outlined(text, text, [text])
+    statements(text)
+
+
+def test_a_sum_of_its_own_must_be_right() -> None:
+    said = "The first pile holds 12 coins. The second holds 30 coins."
+    assert check_concluded(said, "Together 12 + 30 = 42 coins.") == []
+    assert "false-sum" in {one.code for one in check_concluded(said, "Together 12 + 30 = 43.")}
+
+
+@pytest.mark.parametrize(
+    ("side", "wanted"),
+    [
+        ("2*3+4", 10),
+        ("1/2", Fraction(1, 2)),
+        ("2^10", 1024),
+        ("9^9999", None),
+        ("x+1", None),
+        ("1/0", None),
+    ],
+)
+def test_values_of_sides(side: str, wanted: Fraction | None) -> None:
+    assert value(side) == wanted
+
+
+BLOCK = """Two radii are needed.
+<Parallel>
+<Goal>
+<Outline>
+1: the area
+</Outline>
+<Outline>
+2: the radius
+</Outline>
+</Goal>
+<Path>
+1: Let M be the area. By Heron it is 84.
+</Path>
+<Path>
+2: {second}
+</Path>
+<Conclusion>
+Both are known.
+</Conclusion>
+</Parallel>"""
+
+
+@pytest.mark.parametrize(
+    ("second", "codes"),
+    [
+        ("The radius is 84/21 = 4.", ["sibling-value"]),
+        ("It is M over the semiperimeter.", ["sibling-name"]),
+        ("By Heron the area is 84, and 84/21 = 4.", []),
+        ("Let M be the area. Then the radius is M over 21.", []),
+    ],
+)
+def test_what_a_path_takes_from_its_sibling(second: str, codes: list[str]) -> None:
+    located = locate(BLOCK.format(second=second))
+    question = "A triangle has sides 13, 14, 15 and semiperimeter 21. Find r."
+    assert [one.code for one in check_borrowed(located, question)] == codes
+
+
+#: Least share of a kind that is found fault with.
+FLOORS = {
+    "last-number": 0.8,
+    "all-numbers": 0.95,
+    "sign": 0.7,
+    "dropped-first": 0.87,
+    "dropped-middle": 0.95,
+    "dropped-last": 0.95,
+    "every-second": 0.97,
+    "invented": 0.93,
+    "negated": 0.55,
+}
+
+
+def test_floors_on_the_labelled_rewritings() -> None:
+    counts, _ = rewritings("all")
+    for kind, floor in FLOORS.items():
+        found, whole = counts[f"dishonest: {kind}"]
+        assert found >= floor * whole, (kind, found, whole)
+    found, whole = counts["honest"]
+    assert found <= 0.06 * whole
+
+
+def test_floors_on_the_labelled_blocks() -> None:
+    counts, _ = blocks("all")
+    dependent = [pair for kind, pair in counts.items() if kind.startswith("dependent")]
+    independent = [pair for kind, pair in counts.items() if kind.startswith("independent")]
+    assert sum(whole for _, whole in dependent) == sum(whole for _, whole in independent) == 110
+    assert sum(found for found, _ in dependent) >= 30
+    assert sum(found for found, _ in independent) <= 16

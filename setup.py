@@ -32,6 +32,8 @@ EXTRAS = {
         "peft>=0.21.2,<0.22",
         "accelerate>=1.15",
         "httpx>=0.28",
+        "math-verify[antlr4_13_2]>=0.9,<0.10",
+        "rapidfuzz>=3.14",
         "matplotlib>=3.10",
     ],
     "data": [
@@ -149,7 +151,7 @@ setup(
     package_dir=ROOMS,
     packages=packages(),
     package_data={
-        "sglang_multiverse": ["py.typed", "tiny/model/**", *(f"view/*.{x}" for x in WEB)],
+        "sglang_multiverse": ["py.typed", "tiny/*model/**", *(f"view/*.{x}" for x in WEB)],
         "sglang_multiverse.training": ["**/*.yaml"],
         "sglang_multiverse.data_pipeline": ["**/*.yaml", "**/*.md"],
     },

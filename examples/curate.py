@@ -18,8 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from sglang_multiverse.data_pipeline.cassette import completion, load_all
-from sglang_multiverse.data_pipeline.task import Task, question_of
+from sglang_multiverse.data_pipeline.teacher.cassette import completion, load_all
+from sglang_multiverse.data_pipeline.teacher.task import Task, question_of
 
 CASSETTES = {one.question: one for one in load_all(Path(__file__).parent / "cassettes")}
 

@@ -18,9 +18,9 @@ from trl import GRPOConfig
 
 from sglang_multiverse.server import Endpoint, Server
 from sglang_multiverse.tiny import MODEL_DIR, task
-from sglang_multiverse.training.grpo_trainer import MultiverseGRPOTrainer
-from sglang_multiverse.training.rewards import latency_reward, tiny_correctness, where_right
-from sglang_multiverse.training.rollout import MultiverseRollout
+from sglang_multiverse.training.grpo.rewards import latency_reward, tiny_correctness, where_right
+from sglang_multiverse.training.grpo.rollout import MultiverseRollout
+from sglang_multiverse.training.grpo.trainer import MultiverseGRPOTrainer
 
 #: Half of the sentence the tiny model knows: some of its answers to it fork, some do not.
 OPEN_ENDING = "Think step by step and in parallel."

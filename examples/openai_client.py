@@ -5,8 +5,9 @@ python examples/openai_client.py --url http://127.0.0.1:30000
 """
 
 import argparse
+import sys
 
-from openai import OpenAI
+from openai import APIError, OpenAI
 
 QUESTION = "Let A = 482+395, B = 913-278, C = 267*4. Which is largest, A, B or C?"
 #: The sentence that asks a Multiverse model for parallel steps.
@@ -35,10 +36,15 @@ def main() -> None:
     figures = choice.meta_info  # an extra field, so the client keeps it as it came
     print(f"\nfinish reason: {choice.finish_reason}")
     print(f"tokens, all paths together: {answer.usage.completion_tokens}")
+    if "multiverse_parallelism" not in figures:
+        sys.exit("no figures of the plugin: is the server started with --plugin multiverse?")
     print(f"critical path: {figures['multiverse_critical_path_tokens']} tokens")
     print(f"degree of parallelism: {figures['multiverse_parallelism']:.2f}")
     print(f"forks: {figures['multiverse_forks']}, paths: {figures['multiverse_paths']}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except APIError as error:  # no server, or one that refuses
+        sys.exit(f"error: {error}\n  --url names the server; multiverse serve starts one")

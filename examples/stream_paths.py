@@ -5,9 +5,10 @@ python examples/stream_paths.py --url http://127.0.0.1:30000
 """
 
 import argparse
+import sys
 from collections import defaultdict
 
-from openai import OpenAI
+from openai import APIError, OpenAI
 
 QUESTION = "Let A = 482+395, B = 913-278, C = 267*4. Which is largest, A, B or C?"
 PARALLEL = "Think step by step and in parallel before answering."
@@ -61,11 +62,18 @@ def main() -> None:
         stream=True,
         extra_body={"custom_params": {"multiverse": {"events": True}}},
     )
+    told = False
     for chunk in chunks:
         # Chunks with events have no choices; the others hold the same text in canonical order.
         for event in (chunk.model_extra or {}).get("multiverse", {}).get("events", []):
+            told = True
             show(event)
+    if not told:
+        sys.exit("the server told no events: is it started with --plugin multiverse?")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except APIError as error:  # no server, or one that refuses
+        sys.exit(f"error: {error}\n  --url names the server; multiverse serve starts one")

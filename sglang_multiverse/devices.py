@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 #: KV tokens on a CPU; without a bound SGLang takes most of the machine's memory.
@@ -33,6 +34,12 @@ def memory_flags(device: str | None, given: Sequence[str]) -> list[str]:
     if device is not None or any(flag.split("=")[0] == _TOKENS_FLAG for flag in given):
         return []
     return [_TOKENS_FLAG, str(CPU_TOKENS)]
+
+
+def server_python() -> list[str]:
+    """The interpreter that a server runs in. As with ``sglang serve``, the working folder is none
+    of its places for modules: an ``html.py`` there would stand in for Python's own."""
+    return [sys.executable, "-P"]
 
 
 def platform_env(device: str | None) -> dict[str, str]:

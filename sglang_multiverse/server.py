@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from .devices import CPU_TOKENS, accelerator, memory_flags, platform_env, platform_flags
+from .devices import (
+    CPU_TOKENS,
+    accelerator,
+    memory_flags,
+    platform_env,
+    platform_flags,
+    server_python,
+)
 from .endpoint import Endpoint, ServerError
 from .guarded import Guarded, new_folder, remove
 
@@ -68,7 +74,7 @@ class Server(Endpoint):
         device = accelerator()
         self.device = device or "cpu"
         self.command = [
-            sys.executable,
+            *server_python(),
             "-m",
             "sglang.launch_server",
             "--model-path",

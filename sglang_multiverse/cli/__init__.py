@@ -15,6 +15,7 @@ from . import (
     curate,
     demo,
     doctor,
+    grpo,
     inspect,
     prepare,
     serve,
@@ -47,16 +48,17 @@ def main(
     """Natively parallel generation: fork, join, and everything around them."""
 
 
+_FORWARDS: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.add_typer(analyse.app)
 app.add_typer(bench.app)
 app.add_typer(curate.app)
 app.command("demo")(demo.command)
 app.command("doctor")(doctor.command)
 app.command("fuzz")(stress.fuzz)
+app.command("grpo", context_settings={**_FORWARDS, "help_option_names": []})(grpo.command)
 app.command("inspect")(inspect.command)
 app.command("merge-adapter")(prepare.merge)
 app.command("prepare-model")(prepare.command)
-_FORWARDS: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command("serve", context_settings=_FORWARDS)(serve.command)
 app.command("show")(show.command)
 app.command("soak")(stress.soak)

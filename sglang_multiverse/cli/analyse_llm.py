@@ -300,8 +300,8 @@ def _session(
 
 def _dry_run(items: dict[str, Any], given: Session) -> None:
     from ..data_pipeline.analyses.session import pending
-    from ..data_pipeline.budget import worst_case
-    from ..data_pipeline.store import StoreError
+    from ..data_pipeline.store.store import StoreError
+    from ..data_pipeline.teacher.budget import worst_case
 
     try:
         calls = pending(items, given.store)
@@ -319,7 +319,7 @@ def _dry_run(items: dict[str, Any], given: Session) -> None:
 def _ask(given: Session, items: dict[str, Any], title: str) -> tuple[Any, str]:
     import asyncio
 
-    from ..data_pipeline.store import StoreError
+    from ..data_pipeline.store.store import StoreError
 
     try:
         asked, took = given.ask(items, title)

@@ -17,11 +17,11 @@ from .refusal import fail, need, need_file
 
 if TYPE_CHECKING:
     from ..data_pipeline.config import Config
+    from ..data_pipeline.corpus.summary import Summary
     from ..data_pipeline.estimate import Estimate
-    from ..data_pipeline.ingest import Ingested
     from ..data_pipeline.pipeline import Finished, Progress, Run
     from ..data_pipeline.recipe import Recipe
-    from ..data_pipeline.summary import Summary
+    from ..data_pipeline.source.ingest import Ingested
 
 app = typer.Typer(
     name="curate",
@@ -85,7 +85,7 @@ def run(
     for one in file or ():
         need_file(one)
     from ..data_pipeline import config as configs
-    from ..data_pipeline.ingest import IngestError, ingest
+    from ..data_pipeline.source.ingest import IngestError, ingest
 
     overrides: dict[str, Any] = {
         "source.revision": revision,
@@ -132,7 +132,7 @@ def _say_end(finished: Finished) -> None:
 def _dry_run(loaded: Config, recipe: Recipe, ingested: Ingested, path: Path) -> None:
     from ..data_pipeline.estimate import estimate
     from ..data_pipeline.pipeline import run_name
-    from ..data_pipeline.store import Store, StoreError
+    from ..data_pipeline.store.store import Store, StoreError
 
     pending = ingested.records
     if path.exists():
@@ -183,11 +183,11 @@ def _run(
     endpoint: Any,
     record: Path | None,
 ) -> Finished:
-    from ..data_pipeline.caller import StoredCaller
-    from ..data_pipeline.cassette import record_cassettes
     from ..data_pipeline.pipeline import Run
-    from ..data_pipeline.store import Store, StoreError
-    from ..data_pipeline.transport import Transport
+    from ..data_pipeline.store.store import Store, StoreError
+    from ..data_pipeline.teacher.caller import StoredCaller
+    from ..data_pipeline.teacher.cassette import record_cassettes
+    from ..data_pipeline.teacher.transport import Transport
 
     _say_source(ingested)
     about = {
@@ -299,7 +299,7 @@ class _Display:
 
 
 def _with_store(path: Path, use: Callable[[Any], None]) -> None:
-    from ..data_pipeline.store import Store, StoreError
+    from ..data_pipeline.store.store import Store, StoreError
 
     if not path.exists():
         fail(f"no store {path}; `multiverse curate run` makes one, --store names another")
@@ -318,8 +318,8 @@ def status(
 ) -> None:
     """How far a run is, what was rejected and why, and what it cost."""
     _installed()
-    from ..data_pipeline.report import report_row
-    from ..data_pipeline.summary import summarise
+    from ..data_pipeline.corpus.report import report_row
+    from ..data_pipeline.corpus.summary import summarise
 
     def show(opened: Any) -> None:
         summary = summarise(opened, run)
@@ -363,7 +363,7 @@ def report(
 ) -> None:
     """Write what a run did as JSON and Markdown."""
     _installed()
-    from ..data_pipeline.report import write_report
+    from ..data_pipeline.corpus.report import write_report
 
     _with_store(store, lambda opened: _say_paths(write_report(opened, folder, run)))
 
@@ -388,7 +388,7 @@ def export(
     and a dataset card."""
     _installed()
     from ..data_pipeline.config import ConfigError
-    from ..data_pipeline.export import ExportError, export_dataset
+    from ..data_pipeline.corpus.export import ExportError, export_dataset
 
     def write(opened: Any) -> None:
         try:
@@ -424,7 +424,7 @@ def show(
 ) -> None:
     """What became of one item: its calls, what was found wrong, its text."""
     _installed()
-    from ..data_pipeline.show import describe
+    from ..data_pipeline.corpus.show import describe
 
     def write(opened: Any) -> None:
         found = opened.find_items(item)

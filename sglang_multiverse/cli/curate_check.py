@@ -82,7 +82,7 @@ def command(
     the file cannot be read at all.
     """
     from ..data_pipeline.gates import CURATION, MODEL_OUTPUT
-    from ..data_pipeline.gates.equivalence import EquivalenceError
+    from ..data_pipeline.gates.meaning.equivalence import EquivalenceError
 
     options = MODEL_OUTPUT if model_output else CURATION
     options = replace(options, strict_coverage=strict_coverage)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..text import encodable
-from .traces import BadLine, TraceText, read_bytes
+from ..view.plain import line
+from .traces import BadLine, TraceText, content, read_bytes
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Recording:
     """Events as a server sent them."""
 
     id: str
-    events: list[dict[str, Any]]
+    events: list[Any]
 
 
 def choose(path: str, field: str | None = None, wanted: str | None = None) -> TraceText | Recording:
@@ -29,10 +30,9 @@ def choose(path: str, field: str | None = None, wanted: str | None = None) -> Tr
         OSError: the file cannot be read.
         ValueError: there is no such trace; the message names those there are.
     """
-    raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     seen: list[str] = []
     bad: BadLine | None = None
-    for one in entries(path, raw, field):
+    for one in entries(path, content(path), field):
         if isinstance(one, BadLine):
             bad = bad or one
         elif wanted is None or one.id == wanted:
@@ -41,7 +41,8 @@ def choose(path: str, field: str | None = None, wanted: str | None = None) -> Tr
             seen.append(one.id)
     if wanted is not None and seen:
         more = f" and {len(seen) - 8:,} more" if len(seen) > 8 else ""
-        raise ValueError(f"no trace {wanted!r}; there are {', '.join(seen[:8])}{more}")
+        names = ", ".join(map(line, seen[:8]))
+        raise ValueError(f"no trace {wanted!r}; there are {names}{more}")
     raise ValueError(str(bad) if bad else f"{path} holds no trace")
 
 
@@ -49,22 +50,31 @@ def entries(path: str, raw: bytes, field: str | None) -> Iterator[TraceText | Re
     """Every trace of a file. With a ``field`` its rows are traces and nothing else."""
     name = "stdin" if path == "-" else Path(path).name
     if field is None:
+        raw = _HEADERS.sub(b"", raw.removeprefix(b"\xef\xbb\xbf"))
         answers = list(_of_answer(_json(raw), name))
         if answers:
             yield from answers
             return
-        parsed = [_json(line) for line in map(_data, raw.splitlines()) if line]
-        if raw.lstrip().startswith(b"data:"):
-            yield _of_stream([part for part in parsed if isinstance(part, dict)], name)
+        if streams := list(_streams(raw)):
+            for number, parts in enumerate(streams, start=1):
+                yield from _of_stream(parts, name if number == 1 else f"{name} {number}")
             return
-        if parsed and all(_is_event(part) for part in parsed):
-            yield Recording(name, parsed)
+        parsed = [_json(row) for row in raw.splitlines() if row.strip()]
+        if parsed and _is_event(parsed[0]):
+            cut = parsed[-1] is None  # in the middle of an event
+            yield Recording(name, parsed[:-1] if cut else parsed)
             return
         by_line = [list(_of_answer(row, f"{name} {i}")) for i, row in enumerate(parsed, start=1)]
         if any(by_line):
             yield from itertools.chain.from_iterable(by_line)
             return
     yield from read_bytes(path, raw, field)
+
+
+#: What ``curl -i`` writes before an answer; more than once behind a proxy.
+_HEADERS = re.compile(rb"\A\s*(?:HTTP/[\d.]+ \d{3}[^\n]*\n(?:[^\r\n]+\r?\n)*\r?\n)+")
+#: What may stand in a stream of server-sent events before its first data.
+_BEFORE_DATA = re.compile(rb"(?:(?::|event:|id:|retry:)[^\r\n]*|[ \t]*)")
 
 
 def _json(raw: bytes) -> Any:
@@ -74,16 +84,33 @@ def _json(raw: bytes) -> Any:
         return None
 
 
-def _data(line: bytes) -> bytes:
-    """A line, without the ``data:`` of a server-sent event; empty where it says nothing."""
-    line = line.strip()
-    line = line[5:].strip() if line.startswith(b"data:") else line
-    return b"" if line == b"[DONE]" else line
+def _streams(raw: bytes) -> Iterator[list[dict[str, Any]]]:
+    """The JSON bodies of each recorded stream of server-sent events; none if it is no such file."""
+    rows = iter(raw.splitlines())
+    first = next((row for row in rows if not _BEFORE_DATA.fullmatch(row)), b"")
+    if not _DATA.match(first):
+        return
+    parts: list[dict[str, Any]] = []
+    ended = False
+    for row in itertools.chain([first], rows):
+        if not row.startswith(b"data:"):
+            continue
+        data = row[5:].strip()
+        if data == b"[DONE]":
+            yield parts
+            parts, ended = [], True
+        elif isinstance(part := _json(data), dict):
+            parts.append(part)
+    if parts or not ended:
+        yield parts
+
+
+_DATA = re.compile(rb"data:\s*(?:\{|\[DONE\])")
 
 
 def _of_answer(body: Any, name: str) -> Iterator[TraceText | Recording]:
     """The texts of one answer, of /generate or of the OpenAI endpoints, or a list of either."""
-    if isinstance(body, list) and body and all(_is_event(one) for one in body):
+    if isinstance(body, list) and body and _is_event(body[0]):
         yield Recording(name, body)
         return
     for number, one in enumerate(body if isinstance(body, list) else [body]):
@@ -126,33 +153,80 @@ def _joined(message: dict[str, Any]) -> str | None:
     return "".join(part for part in parts if isinstance(part, str)) or None
 
 
-def _of_stream(parts: Sequence[dict[str, Any]], name: str) -> TraceText | Recording | BadLine:
-    """The first answer of a recorded stream: its events, or its text where it has none. The stream
-    may have been cut anywhere."""
-    events: list[dict[str, Any]] = []
-    text = ""
+@dataclass
+class _Choice:
+    """What a stream has sent of one choice, or of one answer of a batch."""
+
+    texts: list[str] = field(default_factory=list)
+    events: list[list[Any]] = field(default_factory=list)
+    new_texts: list[str] = field(default_factory=list)
+    new_events: list[Any] = field(default_factory=list)
+
+    def told(self, name: str) -> TraceText | Recording | None:
+        events = _whole(self.events) or self.new_events
+        if events:
+            return Recording(name, events)
+        text = "".join(_whole(self.texts) or self.new_texts)
+        return TraceText(name, encodable(text)) if text else None
+
+
+def _whole(sent: list[Any]) -> list[Any]:
+    """What chunks come to: each holds all so far, or each what is new."""
+    if all(b[: len(a)] == a for a, b in itertools.pairwise(sent)):
+        return list(sent[-1]) if sent else []
+    return [one for part in sent for one in part]
+
+
+def _of_stream(
+    parts: Sequence[dict[str, Any]], name: str
+) -> Iterator[TraceText | Recording | BadLine]:
+    """The answers of a recorded stream, by the index of their choice: events, or text where there
+    are none. The stream may have been cut anywhere."""
+    sent: dict[int, _Choice] = {}
+
+    def of(holder: dict[str, Any]) -> _Choice:
+        index = holder.get("index")
+        return sent.setdefault(index if isinstance(index, int) else 0, _Choice())
+
     for part in parts:
-        sent, meta = part.get("multiverse"), part.get("meta_info")
-        if isinstance(sent, dict) and not sent.get("index"):
-            events += sent.get("events") or []
+        more, meta = part.get("multiverse"), part.get("meta_info")
+        if isinstance(more, dict) and isinstance(new := more.get("events"), list):
+            of(more).new_events += new
         if isinstance(meta, dict) and isinstance(new := meta.get("multiverse_events"), list):
-            events = new if new[: len(events)] == events else events + new
+            of(part).events.append(new)
         if isinstance(new := part.get("text"), str):
-            text = new if new.startswith(text) else text + new
-        for choice in part.get("choices") or ():
-            if isinstance(choice, dict) and not choice.get("index"):
+            of(part).texts.append(new)
+        choices = part.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict):
                 delta = choice.get("delta")
-                more = _joined(delta) if isinstance(delta, dict) else choice.get("text")
-                text += more if isinstance(more, str) else ""
-    if events:
-        return Recording(name, events)
-    if text:
-        return TraceText(name, encodable(text))
-    return BadLine(name, 1, "a stream that holds neither events nor text")
+                new = _joined(delta) if isinstance(delta, dict) else choice.get("text")
+                of(choice).new_texts.append(new if isinstance(new, str) else "")
+    empty = True
+    for index, choice in sorted(sent.items()):
+        told = choice.told(f"{name}-{index}" if index else name)
+        if told is not None:
+            empty = False
+            yield told
+    if empty:
+        yield BadLine(name, 1, _why(parts))
+
+
+def _why(parts: Sequence[dict[str, Any]]) -> str:
+    """Why a stream has nothing to show."""
+    for part in parts:
+        error = part.get("error")
+        if isinstance(error, dict):
+            error = error.get("message")
+        if isinstance(error, str):
+            return f"a stream that holds an error: {line(error)}"
+    return "a stream that holds neither events nor text"
 
 
 def _is_event(one: Any) -> bool:
-    return isinstance(one, dict) and isinstance(one.get("kind"), str) and "path" in one
+    if not isinstance(one, dict) or "output" in one:  # a row of traces may have any columns
+        return False
+    return isinstance(one.get("kind"), str) and "path" in one
 
 
 __all__ = ["Recording", "choose", "entries"]

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -51,12 +50,12 @@ def command(
     model = model_path or str(MODEL_DIR)
     host, port = _value(given, "--host", HOST), _value(given, "--port", PORT)
     _check(model, given, host, port)
-    from ..devices import memory_flags, platform_env, platform_flags
+    from ..devices import memory_flags, platform_env, platform_flags, server_python
 
     device = _accelerator()
     flags = ["--model-path", model, "--plugin", "multiverse", *platform_flags(device)]
     flags += [*memory_flags(device, given), *given]
-    argv = [sys.executable, "-m", "sglang.launch_server", *flags]
+    argv = [*server_python(), "-m", "sglang.launch_server", *flags]
     url = f"http://{_ANY.get(host, host)}:{port}"
     raise typer.Exit(_run(argv, {**os.environ, **platform_env(device)}, url, model))
 
@@ -90,8 +89,11 @@ def _value(given: list[str], flag: str, default: str) -> str:
 
 def _accelerator() -> str | None:
     """In a process of its own: this one lives as long as the server, and torch is large."""
+    from ..devices import server_python
+
     code = "from sglang_multiverse.devices import accelerator as a; print(a() or '')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    argv = [*server_python(), "-c", code]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         fail(f"torch cannot look for an accelerator: {last}\n  `multiverse doctor` says more")

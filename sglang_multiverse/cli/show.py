@@ -79,9 +79,12 @@ def command(
     if chosen is None:
         chosen = Format.HTML if out else Format.TEXT
     try:
-        text = _render(chosen, *_load(file, field, id_, tokenizer))
+        encoding = "utf-8"
+        if chosen is Format.TEXT and out is None and sys.stdout is not None:
+            encoding = sys.stdout.encoding
+        text = _render(chosen, encoding, *_load(file, field, id_, tokenizer))
         if out is None:
-            sys.stdout.write(text)
+            _print(text.encode(encoding))
         else:
             out.write_text(text, encoding="utf-8")
     except BrokenPipeError:
@@ -110,18 +113,27 @@ def _load(
     return one.id, events, issues
 
 
-def _render(chosen: Format, title: str, events: Sequence[Event], issues: Sequence[str]) -> str:
+def _print(raw: bytes) -> None:
+    if sys.stdout is None:
+        raise OSError("standard output is closed; name a file with --out")
+    sys.stdout.buffer.write(raw)
+    sys.stdout.buffer.flush()  # a full disk is an error here, and none when Python ends
+
+
+def _render(
+    chosen: Format, encoding: str, title: str, events: Sequence[Event], issues: Sequence[str]
+) -> str:
     from ..view.lanes import Timeline
     from ..view.page import page
     from ..view.perfetto import perfetto
     from ..view.plain import plain
     from ..view.svg import svg
 
-    timeline = Timeline(events)  # for the page, too: events that make none are an error here
+    timeline = Timeline(events)
     writers: dict[Format, Callable[[], str]] = {
-        Format.HTML: lambda: page(events, title, issues),
+        Format.HTML: lambda: page(timeline, title, issues),
         Format.SVG: lambda: svg(timeline, title, issues),
         Format.PERFETTO: lambda: perfetto(timeline, title),
-        Format.TEXT: lambda: plain(timeline, title, issues),
+        Format.TEXT: lambda: plain(timeline, title, issues, encoding=encoding),
     }
     return writers[chosen]()

@@ -43,8 +43,20 @@ def read(path: str, field: str | None = None) -> Iterator[TraceText | BadLine]:
     Raises:
         OSError: the file cannot be read.
     """
-    raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    yield from read_bytes(path, raw, field)
+    yield from read_bytes(path, content(path), field)
+
+
+def content(path: str) -> bytes:
+    """What the file ``path`` holds, or standard input (``-``).
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path != "-":
+        return Path(path).read_bytes()
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def read_bytes(path: str, raw: bytes, field: str | None = None) -> Iterator[TraceText | BadLine]:
@@ -90,7 +102,9 @@ def _row(source: str, number: int, line: bytes, field: str | None) -> TraceText 
         return bad(f"not JSON: {error}")
     if not isinstance(row, dict):
         return bad(f"expected a JSON object, got {type(row).__name__}")
-    name = field or next((name for name in FIELDS if name in row), None)
+    there = [name for name in FIELDS if name in row]
+    named = (name for name in there if isinstance(row[name], str))
+    name = field or next(named, there[0] if there else None)
     if name is None or name not in row:
         wanted = repr(field) if field else " or ".join(map(repr, FIELDS))
         return bad(f"no field {wanted}; it has {', '.join(map(repr, row)) or 'none'}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import http.server
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -10,10 +12,11 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
-from ..view.live import PATH, headers, live
+from ..view.live import PATH, TITLE, headers, live
 from .refusal import fail
 
 
@@ -41,6 +44,11 @@ def command(
             if url is None:
                 _wait()
         elif status in (401, 403):
+            if "[" in at:
+                fail(
+                    f"{at} wants a key, and a page's policy cannot name an IPv6 address\n"
+                    "  give its host name: --url http://HOST:PORT"
+                )
             with _local(at) as page:
                 _tell(page, browser)
                 _wait()
@@ -71,9 +79,7 @@ def _wait() -> None:
 def _server(url: str | None) -> Iterator[str]:
     """The address of the server that was named, or of one that lives as long as the block."""
     if url is not None:
-        if not url.startswith(("http://", "https://")):
-            fail(f"--url {url} is no URL; write http://HOST:PORT")
-        yield url.rstrip("/")
+        yield _address(url)
         return
     from rich.console import Console
 
@@ -97,13 +103,37 @@ def _server(url: str | None) -> Iterator[str]:
         raise typer.Exit(1) from error
 
 
+def _address(url: str) -> str:
+    """What ``--url`` names, checked: it goes into requests and into the policy of the page."""
+    at = url.strip().rstrip("/")
+    if not _names_a_server(at):
+        fail(f"--url {url!r} is no URL of a server; write http://HOST:PORT")
+    if at.endswith("/v1"):
+        fail(f"--url {url}: leave out /v1; the page stands beside it, not below")
+    return at
+
+
+def _names_a_server(at: str) -> bool:
+    try:
+        parts = urlsplit(at)
+        return bool(_PLAIN.fullmatch(at) and parts.hostname and parts.port != 0)
+    except ValueError:  # of the port, or of brackets
+        return False
+
+
+#: Signs of an address without a query, a fragment, a password or anything that ends a policy.
+_PLAIN = re.compile(r"https?://[A-Za-z0-9.:_\[\]-]+(?:/[A-Za-z0-9._~/-]*)?")
+
+
 def _status(at: str) -> int:
+    """Of the request for the live page; 404 where another page stands."""
     try:
         with urllib.request.urlopen(at + PATH, timeout=10) as answer:
-            return int(answer.status)
+            ours = f"<title>{TITLE}</title>".encode() in answer.read()
+            return int(answer.status) if ours else 404  # some servers have a page at any address
     except urllib.error.HTTPError as error:
         return error.code
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         fail(f"no server answers at {at}: {error}\n  is it up? multiverse serve starts one")
 
 

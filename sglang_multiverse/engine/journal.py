@@ -40,11 +40,16 @@ class Entry:
 
 @dataclass
 class _Told:
-    """What has been told of one node."""
+    """What has been told of one node.
+
+    Attributes:
+        origin: position minus index of its own tokens. A row may be laid anew under a path that
+            shares, base and delta with it; what a token's position is does not change.
+    """
 
     name: str
     tokens: int
-    delta: int
+    origin: int
     blocks: int = 0
     kids: list[Node] = field(default_factory=list)
     closed: bool = False
@@ -56,7 +61,7 @@ class Journal:
     def __init__(self, tree: Tree):
         self.tree = tree
         self.ended = False
-        self._told = {tree.root: _Told("", tree.prompt_len, tree.root.delta)}
+        self._told = {tree.root: _Told("", tree.prompt_len, -tree.root.delta)}
 
     def news(self) -> list[Entry]:
         """Everything since the last call, a node before its paths, paths in canonical order."""
@@ -87,7 +92,7 @@ class Journal:
 
     def _text(self, node: Node, told: _Told, end: int, entries: list[Entry]) -> None:
         if end > told.tokens:
-            position = node.base + told.tokens - told.delta
+            position = told.origin + told.tokens
             entries.append(Entry("text", told.name, position, node.tokens[told.tokens : end]))
             told.tokens = end
 
@@ -98,7 +103,7 @@ class Journal:
         paths = []
         for kid, (start, end) in zip(node.kids, node.sequencer.outlines, strict=True):
             name = f"{prefix}.{kid.index + 1}"
-            self._told[kid] = _Told(name, 0, kid.delta)
+            self._told[kid] = _Told(name, 0, kid.base - kid.delta)
             paths.append((name, node.tokens[start + 1 : end - 1]))
         entries.append(Entry("fork", told.name, node.next_position, paths=tuple(paths)))
 
@@ -111,8 +116,8 @@ class Journal:
                 entries.append(Entry("close", its.name, kid.next_position))
             told.tokens += len(kid.tokens)
         told.kids = []
-        told.delta = node.delta
-        entries.append(Entry("join", told.name, node.base + told.tokens - told.delta))
+        told.origin = node.base - node.delta
+        entries.append(Entry("join", told.name, told.origin + told.tokens))
 
 
 __all__ = ["Entry", "Journal"]

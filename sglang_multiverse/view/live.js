@@ -5,42 +5,13 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 
+// What the answer on top is called, and what the question ends with.
+const NAMES = { parallel: "In parallel", sequential: "One after another", plain: "As asked" };
 const MODES = {
   parallel: "Think step by step and in parallel before answering.",
   sequential: "Think step by step before answering.",
   plain: "",
 };
-
-// The JSON bodies of a stream of server-sent events.
-async function* bodies(response) {
-  const decoder = new TextDecoder();
-  const reader = response.body.getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    rest += done ? decoder.decode() : decoder.decode(value, { stream: true });
-    const lines = rest.split("\n");
-    rest = done ? "" : lines.pop();
-    for (const line of lines) {
-      const body = line.startsWith("data:") ? line.slice(5).trim() : "";
-      if (body && body !== "[DONE]") {
-        yield JSON.parse(body);
-      }
-    }
-    if (done) {
-      return;
-    }
-  }
-}
-
-function reason(text, status) {
-  try {
-    const body = JSON.parse(text);
-    return String(body.message ?? body.error?.message ?? body.error ?? body.detail ?? text);
-  } catch {
-    return text.trim() || `HTTP ${status}`;
-  }
-}
 
 // One answer: its section, and the view in it.
 class Answer {
@@ -62,48 +33,50 @@ class Answer {
     this.view.draw();
   }
 
+  // Resolves to how it came out: "done", "stopped" or "failed".
   async ask(body, key, signal) {
     this.begin();
+    let outcome = "done";
     try {
-      const response = await fetch(`${data.server || ".."}/v1/chat/completions`, {
-        method: "POST",
-        headers: {
-          "Content-Type": "application/json",
-          ...(key ? { Authorization: `Bearer ${key}` } : {}),
-        },
-        body: JSON.stringify(body),
-        signal,
-      });
-      if (!response.ok) {
-        throw new Error(`HTTP ${response.status}: ${reason(await response.text(), response.status)}`);
-      }
-      let told = false;
-      for await (const part of bodies(response)) {
-        if (part.error) {
-          throw new Error(reason(JSON.stringify(part), response.status));
-        }
-        for (const event of part.multiverse?.events ?? []) {
-          told = true;
-          this.view.timeline.feed(event);
-        }
-        this.view.changed();
-      }
-      if (!told) {
-        throw new Error("the server told no events: is it started with --plugin multiverse?");
-      }
+      await this.read(await send(data.server, body, key, signal));
     } catch (error) {
-      if (error.name !== "AbortError") {
+      outcome = error.name === "AbortError" ? "stopped" : "failed";
+      if (outcome === "failed") {
         this.error.textContent = error.message;
         this.error.hidden = false;
       }
     }
     this.view.grows = false;
-    this.view.changed();
+    this.view.draw(); // now: whoever reads "done" sees all of it
+    return outcome;
+  }
+
+  async read(response) {
+    let told = false;
+    for await (const part of bodies(response)) {
+      if (part?.error) {
+        throw new Error(reason(JSON.stringify(part)));
+      }
+      for (const event of part?.multiverse?.events ?? []) {
+        told = true;
+        this.view.timeline.feed(event);
+      }
+      this.view.changed();
+    }
+    if (!told) {
+      throw new Error("the server told no events: is it started with --plugin multiverse?");
+    }
+    if (!this.view.timeline.ended) {
+      throw new Error("the answer broke off: its stream ended before it did");
+    }
   }
 }
 
 {
-  const answers = { parallel: new Answer(byId("parallel")), sequential: new Answer(byId("sequential")) };
+  const answers = {
+    parallel: new Answer(byId("parallel")),
+    sequential: new Answer(byId("sequential")),
+  };
   let running = null;
 
   byId("question").value = data.question;
@@ -126,6 +99,7 @@ class Answer {
     byId("stop").disabled = false;
     byId("state").textContent = "writing …";
     const mode = byId("mode").value;
+    byId("parallel").querySelector("h2").textContent = NAMES[mode];
     const key = byId("key").value;
     const asked = [answers.parallel.ask(body(mode, mode !== "sequential"), key, running.signal)];
     if (byId("beside").checked) {
@@ -136,18 +110,37 @@ class Answer {
     } else {
       answers.sequential.section.hidden = true;
     }
-    await Promise.all(asked);
-    byId("state").textContent = running.signal.aborted ? "stopped" : "done";
+    const outcomes = await Promise.all(asked);
+    const outcome = ["failed", "stopped"].find((one) => outcomes.includes(one));
+    byId("state").textContent = outcome ?? "done";
     byId("go").disabled = false;
     byId("stop").disabled = true;
   }
 
   byId("ask").addEventListener("submit", (event) => {
     event.preventDefault();
-    if (!byId("go").disabled) {
+    if (byId("go").disabled) {
+      return; // one answer at a time, though the keyboard may ask again
+    }
+    if (byId("question").value.trim()) {
       ask();
+    } else {
+      byId("question").setCustomValidity("Please write a question.");
+      byId("ask").reportValidity();
     }
   });
+  byId("question").addEventListener("input", () => byId("question").setCustomValidity(""));
+  // What an earlier question came to is no answer to the one that the form refuses.
+  byId("ask").addEventListener(
+    "invalid",
+    () => {
+      if (!byId("go").disabled) {
+        Object.values(answers).forEach((one) => (one.error.hidden = true));
+        byId("state").textContent = "";
+      }
+    },
+    true,
+  );
   byId("stop").addEventListener("click", () => running?.abort());
   byId("question").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {

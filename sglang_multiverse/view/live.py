@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from .page import assemble, source
 
 #: Where a server with the plugin has it.
 PATH = "/multiverse/view"
+
+TITLE = "multiverse view"
 
 #: What the page asks unless it is told otherwise: a question of the tiny model's kind.
 QUESTION = "Let A = 482+395, B = 913-278, C = 267*4. Which is largest, A, B or C?"
@@ -20,12 +24,13 @@ def live(server: str = "", model: str = "default") -> str:
         model: the name that requests give; SGLang takes any.
     """
     data = {"server": server.rstrip("/"), "model": model, "question": QUESTION}
+    parts = urlsplit(server)  # a policy takes a path for a file's, not for a folder's
     return assemble(
         data,
-        "multiverse view",
-        source("live.js"),
+        TITLE,
+        source("request.js") + source("live.js"),
         template="live.html",
-        connect=server.rstrip("/") or "'self'",
+        connect=f"{parts.scheme}://{parts.netloc}" if server else "'self'",
     )
 
 
@@ -39,4 +44,4 @@ def headers() -> dict[str, str]:
     }
 
 
-__all__ = ["PATH", "headers", "live"]
+__all__ = ["PATH", "TITLE", "headers", "live"]

@@ -1,9 +1,9 @@
 """Events → one self-contained page: SVG and script, nothing fetched.
 
-The page has two parts: a model fed with events (``timeline.js``) and its renderer (``render.js``);
-a third script starts them on a source of events, here the events that the page carries. What a
-model wrote is hostile: it enters as JSON that cannot end its element, becomes text nodes alone,
-and the page's policy runs no script but its own.
+The page has two parts: a model fed with events (``timeline.js``) and its renderer (``render.js``,
+with ``elements.js`` and ``keyboard.js``); one more script starts them on a source of events, here
+the events that the page carries. What a model wrote is hostile: it enters as JSON that cannot end
+its element, becomes text nodes alone, and the page's policy runs no script but its own.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from importlib.resources import files
 from typing import Any
 
 from ..text import encodable
-from .events import Event
+from .lanes import Timeline
 
+_SCRIPTS = ("timeline.js", "elements.js", "keyboard.js", "render.js")
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 
@@ -30,14 +31,15 @@ def source(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def page(events: Sequence[Event], title: str, issues: Sequence[str] = ()) -> str:
-    """The page of a finished text.
+def page(timeline: Timeline, title: str, issues: Sequence[str] = ()) -> str:
+    """The page of a finished text: it carries the events of ``timeline``.
 
     Args:
         title: what the page is called, plain text.
         issues: departures from the canonical form, one line each.
     """
-    return assemble({"events": list(events), "issues": list(issues)}, title, source("embedded.js"))
+    data = {"events": timeline.events, "issues": list(issues)}
+    return assemble(data, title, source("embedded.js"))
 
 
 def assemble(
@@ -54,7 +56,7 @@ def assemble(
         start: a script that feeds a ``Timeline`` and draws it with a ``View``.
         connect: what the page may speak to, a source of a content security policy.
     """
-    script = "\n".join([source("timeline.js"), source("render.js"), start])
+    script = "\n".join([*map(source, _SCRIPTS), start])
     style = source("style.css")
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
     policy += f"connect-src {connect}; base-uri 'none'; form-action 'none'"
@@ -71,7 +73,7 @@ def assemble(
 
 def embedded(data: Any) -> str:
     """``data`` as JSON that can stand in a script element: no ``<``, ``>``, ``&``, only ASCII."""
-    text = json.dumps(data, separators=(",", ":"))
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -22,7 +22,7 @@ def perfetto(timeline: Timeline, title: str) -> str:
     thread = {lane.path: number for number, lane in enumerate(lanes, start=1)}
     events: list[dict[str, Any]] = [_named("process_name", 0, title)]
     for lane in lanes:
-        name = f"path {lane.path}: {lane.label}" if lane.path else "trunk"
+        name = f"{lane.name}: {lane.label}" if lane.path else "trunk"
         events.append(_named("thread_name", thread[lane.path], name))
         order_of = {"sort_index": thread[lane.path]}
         events.append(
@@ -40,7 +40,10 @@ def perfetto(timeline: Timeline, title: str) -> str:
                 events += _arrow(timeline, lane, one, thread, fork.position, fork.time)
     unit = "seconds" if timeline.timed else f"positions, {POSITION // 1000} ms each"
     said = {"unit": unit, "tokens": timeline.tokens, "critical_path": timeline.critical_path}
-    return json.dumps({"traceEvents": events, "otherData": said | timeline.figures}) + "\n"
+    return (
+        json.dumps({"traceEvents": events, "otherData": timeline.figures | said}, allow_nan=False)
+        + "\n"
+    )
 
 
 def _named(kind: str, thread: int, name: str) -> dict[str, Any]:

@@ -2,62 +2,14 @@
 
 // The renderer of a Timeline. Model output goes into the page as text nodes and attributes alone.
 
-const SVG = "http://www.w3.org/2000/svg";
 const ROW = 36;
 const BAR = 14;
 const BAR_TOP = 17; // within a row, below the label
 const TOP = 26; // the axis
 const MARGIN = 12;
-const COLOURS = 8; // as in geometry.py
-const CHARACTER = 6.1; // width of one in a label, roughly
 let views = 0; // on this page
 const LEAST_ROOM = 200; // tokens that a growing answer has room for
 const DEEPEST = 40; // elements nested deeper hang side by side
-
-function svg(name, attributes = {}, parent = null) {
-  const element = document.createElementNS(SVG, name);
-  set(element, attributes);
-  parent?.append(element);
-  return element;
-}
-
-function set(element, attributes) {
-  for (const [key, value] of Object.entries(attributes)) {
-    element.setAttribute(key, value);
-  }
-}
-
-function html(name, text = "", parent = null, className = "") {
-  const element = document.createElement(name);
-  element.textContent = text;
-  if (className) {
-    element.className = className;
-  }
-  parent?.append(element);
-  return element;
-}
-
-const counted = (n) => Math.round(n).toLocaleString("en-US");
-const round = (x) => Math.round(x * 100) / 100;
-
-function colourOf(lane) {
-  return lane.path ? `c${(lane.index + 3 * (lane.depth - 1)) % COLOURS}` : "trunk";
-}
-
-function clip(text, width) {
-  const room = Math.floor(width / CHARACTER);
-  const line = text.replace(/\s+/g, " ").trim();
-  if (line.length <= room) {
-    return line;
-  }
-  return room < 3 ? "" : `${line.slice(0, room - 1)}…`;
-}
-
-function tick(span, width) {
-  const least = (span * 90) / Math.max(width, 1);
-  const power = 10 ** Math.floor(Math.log10(Math.max(least, 1e-6)));
-  return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= least) ?? 10 * power;
-}
 
 class View {
   // root: an element with the parts of view.html.
@@ -81,6 +33,7 @@ class View {
     this.drawn = new Map(); // of a lane, a piece or a fork, its elements
     this.current = null;
     this.pending = false;
+    this.treeOf = 0; // events that the tree was drawn of
     this.listen();
   }
 
@@ -108,12 +61,16 @@ class View {
     }
     this.drawSequence();
     this.drawHeader();
-    if (!this.current && this.timeline.trunk.pieces.length) {
-      this.select(this.timeline.trunk.pieces[0], false);
-    } else if (this.current) {
+    if (this.current) {
       this.tell(this.current);
+    } else {
+      const first = this.timeline.lanes.find((lane) => lane.pieces.length);
+      if (first) {
+        this.select(first.pieces[0], false);
+      }
     }
-    if (this.timeline.ended) {
+    if (!this.grows && this.treeOf !== this.timeline.fed) {
+      this.treeOf = this.timeline.fed; // drawn anew it would close what its reader has opened
       this.drawTree();
     }
   }
@@ -126,7 +83,8 @@ class View {
       ? Math.max(timeline.lastTime - timeline.firstTime, 1e-3)
       : Math.max(timeline.length, this.peer?.timeline.length ?? 0);
     if (!timed && (this.grows || this.peer?.grows)) {
-      span = LEAST_ROOM * 1.5 ** Math.max(0, Math.ceil(Math.log(span / LEAST_ROOM) / Math.log(1.5)));
+      const steps = Math.ceil(Math.log(span / LEAST_ROOM) / Math.log(1.5));
+      span = LEAST_ROOM * 1.5 ** Math.max(0, steps);
     }
     const room = Math.max(this.scroll.clientWidth - 2 * MARGIN, 200);
     this.scale = (room * this.zoom) / span;
@@ -154,12 +112,14 @@ class View {
     const grid = this.layers.grid;
     grid.replaceChildren();
     const end = this.timedAxis ? this.span : this.timeline.trunk.end - this.timeline.base;
-    const step = tick(this.span, this.span * this.scale);
+    const fits = tick(this.span, this.span * this.scale);
+    const step = this.timedAxis ? fits : Math.max(fits, 1); // there is no half of a token
+    const digits = Math.max(0, -Math.floor(Math.log10(step)));
     const start = this.timedAxis ? this.timeline.firstTime : this.timeline.base;
     for (let at = 0; at <= end + step / 1000; at += step) {
       const x = this.x(start + at);
       svg("line", { x1: x, x2: x, y1: TOP - 6, y2: this.bottom - 10 }, grid);
-      const label = this.timedAxis ? `${round(at)} s` : counted(at);
+      const label = this.timedAxis ? `${at.toFixed(digits)} s` : counted(at);
       svg("text", { x: x + 4, y: TOP - 10 }, grid).textContent = label;
     }
     if (!this.timedAxis) {
@@ -352,63 +312,8 @@ class View {
     }
   }
 
-  // Left and right: along a lane. Up and down: to the nearest lane there that has text around here.
-  step(key) {
-    const pieces = this.current.lane.pieces;
-    const at = pieces.indexOf(this.current);
-    switch (key) {
-      case "ArrowLeft":
-        return pieces[at - 1];
-      case "ArrowRight":
-        return pieces[at + 1];
-      case "Home":
-        return pieces[0];
-      case "End":
-        return pieces.at(-1);
-      case "ArrowUp":
-        return this.beside(-1);
-      case "ArrowDown":
-        return this.beside(1);
-      default:
-        return undefined;
-    }
-  }
-
-  beside(direction) {
-    const here = this.place(this.current);
-    const cost = (piece) => {
-      const rows = (piece.lane.row - this.current.lane.row) * direction;
-      const there = this.place(piece);
-      const gap = Math.max(there.x - (here.x + here.width), here.x - (there.x + there.width), 0);
-      return rows > 0 ? gap * 1000 + rows : Infinity;
-    };
-    let best;
-    let least = Infinity;
-    for (const lane of this.timeline.lanes) {
-      for (const piece of lane.pieces) {
-        const one = cost(piece);
-        if (one < least) {
-          [best, least] = [piece, one];
-        }
-      }
-    }
-    return best;
-  }
-
   listen() {
-    this.chart.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || !this.current) {
-        return;
-      }
-      const next = this.step(event.key);
-      if (next) {
-        this.select(next, true);
-        event.preventDefault();
-      } else if (event.key === "+" || event.key === "-") {
-        this.magnify(event.key === "+" ? 2 : 0.5);
-        event.preventDefault();
-      }
-    });
+    listenToKeys(this);
     this.part("wider").addEventListener("click", () => this.magnify(2));
     this.part("narrower").addEventListener("click", () => this.magnify(0.5));
     const group = `axis-${++views}`;
@@ -432,8 +337,9 @@ class View {
   magnify(factor) {
     this.zoom = Math.min(Math.max(this.zoom * factor, 1), 64);
     this.draw();
-    const { x } = this.place(this.current);
-    this.scroll.scrollLeft = x - this.scroll.clientWidth / 3;
+    if (this.current) {
+      this.scroll.scrollLeft = this.place(this.current).x - this.scroll.clientWidth / 3;
+    }
   }
 
   // The same as text: one <details> for each path, one for each piece.

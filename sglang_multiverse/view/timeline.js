@@ -48,6 +48,7 @@ class Timeline {
     this.byPath = new Map([["", this.lanes[0]]]);
     this.figures = {};
     this.finishReason = null;
+    this.fed = 0; // events
     this.ended = false;
     this.started = false;
     this.timed = false;
@@ -69,6 +70,7 @@ class Timeline {
   }
 
   feed(event) {
+    this.fed += 1;
     const lane = this.byPath.get(event.path);
     if (!lane) {
       return; // of a path that no fork has told of
@@ -93,8 +95,8 @@ class Timeline {
         this.fork(lane, last, event, time);
         break;
       case "join":
-        if (lane.forks.length) {
-          Object.assign(lane.forks.at(-1), { joined: event.position, joinedTime: time });
+        if (last?.lanes) {
+          Object.assign(last, { joined: event.position, joinedTime: time });
           lane.clock = time;
         }
         break;
@@ -159,8 +161,8 @@ class Timeline {
           lane.end = Math.max(lane.end, item.position + item.tokens);
           continue;
         }
-        const furthest = Math.max(item.position, ...item.lanes.map((one) => one.end));
-        item.end = item.joined ?? furthest;
+        const furthest = (so, one) => Math.max(so, one.end);
+        item.end = item.joined ?? item.lanes.reduce(furthest, item.position);
         lane.end = Math.max(lane.end, item.end);
         lane.tokens += item.lanes.reduce((sum, one) => sum + one.tokens, 0);
         lane.height = Math.max(
@@ -194,7 +196,9 @@ class Timeline {
       const one = work.pop();
       const inside = one.items ?? one.lanes;
       if (inside) {
-        work.push(...[...inside].reverse());
+        for (let i = inside.length - 1; i >= 0; i--) {
+          work.push(inside[i]); // one by one: there may be more than a call takes
+        }
       } else {
         found.push(one);
       }
@@ -211,7 +215,7 @@ class Timeline {
       net: this.figures.multiverse_net_parallelism ?? null,
       forks: this.lanes.reduce((sum, lane) => sum + lane.forks.length, 0),
       paths: this.lanes.length - 1,
-      depth: Math.max(...this.lanes.map((lane) => lane.depth)),
+      depth: this.lanes.reduce((most, lane) => Math.max(most, lane.depth), 0),
       seconds: this.timed ? this.lastTime - this.firstTime : null,
     };
   }

@@ -59,8 +59,8 @@ def _unknown_of_ours(words: list[str]) -> list[str]:
     known.add("--help")
     if path == ["serve"]:
         known |= _served()
-    if path == ["sft"]:
-        known |= _trained()
+    if path in (["sft"], ["grpo"]):
+        known |= _trained(path[0])
     return [flag for flag in _flags(words) if flag not in known]
 
 
@@ -75,8 +75,8 @@ def _served() -> set[str]:
 
 
 @functools.cache
-def _trained() -> set[str]:
-    return _help(["-m", "sglang_multiverse.cli", "sft", "--help"]) | {"--config"}
+def _trained(command: str) -> set[str]:
+    return _help(["-m", "sglang_multiverse.cli", command, "--help"]) | {"--config"}
 
 
 def _help(command: list[str]) -> set[str]:

@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 
 from sglang_multiverse.text import parse_text, serialise
 from sglang_multiverse.tiny import MODEL_DIR, task
-from sglang_multiverse.training.grpo_engine import EngineClient
+from sglang_multiverse.training.grpo.engine import EngineClient
 from tests.examples.running import EXAMPLES, run
 
 from .client import Client

@@ -20,6 +20,7 @@ from .client import Client
 from .conftest import _serve
 from .faults import FAULTS, HARMLESS, end_alone
 from .script import read_rows, starts
+from .test_events import positions, put_together
 from .test_fidelity import TOLERANCE
 from .texts import Texts
 
@@ -144,6 +145,29 @@ def test_every_row_is_the_trainers(
     assert worst <= TOLERANCE
     assert apart > 100 * TOLERANCE
     client.assert_sound()
+
+
+def test_events_tell_the_positions_of_the_layout(
+    client: Client, texts: Texts, dialect: Dialect
+) -> None:
+    shared = 0
+    for seed in range(6):
+        script, prompt_len = long_text(texts, seed)
+        answer = client.force(
+            script[:prompt_len],
+            {"script": script, "eos": texts.eos, "multiverse": {"events": True}},
+            max_new_tokens=len(script),
+        )
+        events = answer["meta_info"]["multiverse_events"]
+        assert put_together(events) == answer["text"]
+        laid = flat([*script, texts.eos], dialect)
+        shared += laid.rank is not None
+        told = [position for run in positions(events).values() for position in run]
+        assert sorted(told) == sorted(laid.position[prompt_len:].tolist())
+        for path, run in positions(events).items():
+            if path:
+                assert run == list(range(run[0], run[0] + len(run)))
+    assert shared >= 3
 
 
 def test_whatever_a_model_may_emit(

@@ -24,11 +24,19 @@ def attack(*arguments: str) -> dict[str, Any]:
 
 
 def test_fuzz_finds_nothing(every: Client) -> None:
-    report = attack("fuzz", "--minutes", "0.3", "--seed", "5", "--url", every.server.url)
-    print(f"\nfuzz: {report['requests']} requests, {report['rounds']} rounds")
-    assert report["found"] == []
-    assert report["requests"] > 20
-    assert report["forks"] > 0
+    requests = forks = 0
+    # A busy machine may spend all the time of one run compiling a kernel of SGLang's, and then
+    # every request of it is cut before it forks.
+    for seed in (5, 6, 7):
+        report = attack("fuzz", "--minutes", "0.3", "--seed", str(seed), "--url", every.server.url)
+        print(f"\nfuzz: {report['requests']} requests, {report['rounds']} rounds")
+        assert report["found"] == []
+        requests += report["requests"]
+        forks += report["forks"]
+        if forks:
+            break
+    assert requests > 20
+    assert forks > 0
     every.assert_sound()
 
 

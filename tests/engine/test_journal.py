@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_multiverse.engine.journal import Entry, Journal
+from sglang_multiverse.engine.node import State
 from sglang_multiverse.engine.options import EngineOptions
 from sglang_multiverse.engine.tree import Tree
 from sglang_multiverse.layout import layout_of
@@ -120,3 +121,21 @@ def test_paths_are_announced_with_their_outlines() -> None:
         ("text", "1.1", fork.position),
         ("text", "1.2", fork.position),
     ]
+
+
+def test_a_row_laid_anew_under_a_path_moves_no_position() -> None:
+    """Where paths share, the tokens of siblings come to stand before a path's own in its row."""
+    tree = Tree([WORD], DIALECT, EngineOptions(share_every=4), 500)
+    journal, reader = Journal(tree), Reader()
+    fed(tree, tree.root, opening(2))
+    reader.read(journal.news())
+    for more in (4, 3):
+        for kid in tree.root.kids:
+            kid.state = State.RUNNING
+            kid.base += more
+            kid.delta += more
+            fed(tree, kid, [WORD] * 4)
+            reader.read(journal.news())
+    told = [position for _, position in reader.text()]
+    _, trace, _ = tree.trace()
+    assert told == layout_of(trace, share_every=4).position[1:].tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from sglang_multiverse.structure import parse
 from sglang_multiverse.view.events import Event, events_of
 from sglang_multiverse.view.geometry import rows
 from sglang_multiverse.view.lanes import Timeline
-from sglang_multiverse.view.live import live
 from sglang_multiverse.view.page import page
 
 from .test_show import EVENTS, TEXT
@@ -78,14 +76,14 @@ def test_every_real_trace(
 ) -> None:
     for row in traces(kind):
         events = told(row["output"])
-        opened(tab, tmp_path, page(events, row["id"]))
+        opened(tab, tmp_path, page(Timeline(events), row["id"]))
         assert tab.title() == row["id"]
         check(tab, events)
 
 
 def test_a_text_in_words(tab: Any, tmp_path: Path) -> None:
     """The figures, and the same as text for those who see no picture."""
-    opened(tab, tmp_path, page(told(TEXT), "a text", ["a tag too many (token 3)"]))
+    opened(tab, tmp_path, page(Timeline(told(TEXT)), "a text", ["a tag too many (token 3)"]))
     figures = {
         one.text_content().rstrip("0123456789.,×–"): one.query_selector("dd").text_content()
         for one in tab.query_selector_all("[data-part=figures] div")
@@ -100,7 +98,7 @@ def test_a_text_in_words(tab: Any, tmp_path: Path) -> None:
 
 
 def test_hover_and_keyboard(tab: Any, tmp_path: Path) -> None:
-    opened(tab, tmp_path, page(told(TEXT), "a text"))
+    opened(tab, tmp_path, page(Timeline(told(TEXT)), "a text"))
     tab.hover('[data-path="1.2"] rect.bar')
     assert "three" in tab.inner_text("[data-part=piece-text]")
     assert tab.inner_text("[data-part=piece-name]").startswith("path 1.2: ")
@@ -113,7 +111,7 @@ def test_hover_and_keyboard(tab: Any, tmp_path: Path) -> None:
 
 
 def test_the_axis_of_time(tab: Any, tmp_path: Path) -> None:
-    opened(tab, tmp_path, page(EVENTS, "timed"))
+    opened(tab, tmp_path, page(Timeline(EVENTS), "timed"))
     tab.check("[data-part=axis] input[value=time]")
     lanes = {lane["path"]: lane for lane in tab.evaluate(DRAWN)}
     widths = [lanes[path]["bars"][0]["width"] for path in ("1.1", "1.2")]
@@ -123,7 +121,7 @@ def test_the_axis_of_time(tab: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_themes_can_be_read(scheme: str, tab: Any, tmp_path: Path) -> None:
     tab.emulate_media(color_scheme=scheme)
-    opened(tab, tmp_path, page(told(TEXT), "a text"))
+    opened(tab, tmp_path, page(Timeline(told(TEXT)), "a text"))
     ink, paper = tab.evaluate(
         "(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))"
     )
@@ -146,7 +144,7 @@ def test_hostile_text_does_nothing(text: str, tab: Any, tmp_path: Path) -> None:
         {"kind": "text", "path": "1.1", "position": 3, "tokens": 200, "text": text},
         {"kind": "end", "path": "", "position": 5, "finish_reason": text},
     ]
-    opened(tab, tmp_path, page(events, text, [text]))
+    opened(tab, tmp_path, page(Timeline(events), text, [text]))
     tab.hover('[data-path="1.1"] rect.bar')
     if "\ud800" not in text:  # half a character, which does not come back
         assert tab.text_content("[data-part=piece-text]") == text
@@ -154,74 +152,73 @@ def test_hostile_text_does_nothing(text: str, tab: Any, tmp_path: Path) -> None:
     assert len(asked) == 1
 
 
-def streamed(*bodies: Any) -> str:
-    return "".join(f"data: {json.dumps(body)}\n\n" for body in bodies) + "data: [DONE]\n\n"
+def boxes(tab: Any) -> dict[str, list[float]]:
+    """Widths of the bars of each lane."""
+    return {lane["path"]: [bar["width"] for bar in lane["bars"]] for lane in tab.evaluate(DRAWN)}
 
 
-def serve(tab: Any, answer: Callable[[Any], None]) -> list[dict[str, Any]]:
-    """The live page on a server that is none; what it asks is returned."""
-    asked: list[dict[str, Any]] = []
+def test_odd_but_usable_events_have_a_page(tab: Any, tmp_path: Path) -> None:
+    """Python reads them first, so that the page reads what Python read."""
+    events = [
+        EVENTS[0] | {"position": 7.0, "tokens": 2.0, "t": None},
+        EVENTS[1] | {"paths": [{"path": "1.1", "label": None}, {"path": "1.2"}]},
+        *EVENTS[2:-1],
+        EVENTS[-1]
+        | {"figures": {"multiverse_net_parallelism": None, "multiverse_injected": [[1]]}},
+    ]
+    opened(tab, tmp_path, page(Timeline(events), "odd"))
+    check(tab, events)
+    assert tab.is_hidden("[data-part=axis]")
+    assert "–" in tab.inner_text("[data-part=figures]")
 
-    def chat(route: Any) -> None:
-        asked.append({"body": route.request.post_data_json, "headers": route.request.headers})
-        answer(route)
 
-    tab.route(
-        "http://server.test/**", lambda route: route.fulfill(body=live(), content_type="text/html")
+def test_an_answer_that_was_cut_is_there_as_text(tab: Any, tmp_path: Path) -> None:
+    opened(tab, tmp_path, page(Timeline(EVENTS[:4]), "cut"))
+    tab.click("[data-part=as-text] > summary")
+    assert "path 1.2 “2: find B”" in tab.inner_text("[data-part=tree]")
+
+
+def test_what_its_reader_has_opened_stays_open(tab: Any, tmp_path: Path) -> None:
+    opened(tab, tmp_path, page(Timeline(told(TEXT)), "a text"))
+    tab.click("[data-part=as-text] > summary")
+    tab.click("[data-part=tree] li > details > summary >> nth=0")
+    tab.click("[data-part=wider]")
+    tab.set_viewport_size({"width": 700, "height": 900})
+    tab.wait_for_function("() => document.querySelector('[data-part=chart]').clientWidth > 1000")
+    assert tab.locator("[data-part=tree] li > details").first.get_attribute("open") is not None
+
+
+def test_zoom_without_a_piece_to_look_at(tab: Any, tmp_path: Path) -> None:
+    """The page's ``+`` and ``-`` do nothing wrong where nothing was written."""
+    opened(tab, tmp_path, page(Timeline(EVENTS[-1:]), "empty"))
+    tab.click("[data-part=wider]")
+    tab.click("[data-part=narrower]")
+    opened(tab, tmp_path, page(Timeline(EVENTS[1:4]), "paths alone"))
+    tab.click("[data-part=wider]")
+    assert tab.inner_text("[data-part=piece-name]").startswith("path 1.1")
+
+
+def test_marks_of_the_axis_differ(tab: Any, tmp_path: Path) -> None:
+    """Of three tokens, and of a hundredth of a second."""
+    quick = [event | {"t": event["t"] / 100} for event in EVENTS]
+    for events in (EVENTS[:1], quick):
+        opened(tab, tmp_path, page(Timeline(events), "short"))
+        if tab.is_visible("[data-part=axis]"):
+            tab.check("[data-part=axis] input[value=time]")
+        marks = tab.eval_on_selector_all(".grid text", "all => all.map((one) => one.textContent)")
+        assert len(marks) > 1
+        assert len(set(marks)) == len(marks)
+
+
+def test_a_fork_of_more_paths_than_a_call_takes_arguments(tab: Any, tmp_path: Path) -> None:
+    opened(tab, tmp_path, page(Timeline(EVENTS), "any"))
+    found = tab.evaluate(
+        """() => {
+          const timeline = new Timeline();
+          const paths = [...Array(200_000).keys()].map((i) => ({ path: `1.${i + 1}`, label: "" }));
+          timeline.feed({ kind: "fork", path: "", position: 0, paths });
+          timeline.lay();
+          return [timeline.summary().paths, timeline.inTextOrder().length];
+        }"""
     )
-    tab.route("http://server.test/v1/chat/completions", chat)
-    tab.goto("http://server.test/multiverse/view")
-    return asked
-
-
-def test_the_live_page_asks_and_draws(tab: Any) -> None:
-    body = streamed(
-        {"choices": [{"delta": {"content": "Hi"}}]},
-        *({"choices": [], "multiverse": {"index": 0, "events": [event]}} for event in EVENTS),
-    )
-    asked = serve(tab, lambda route: route.fulfill(body=body, content_type="text/event-stream"))
-    tab.fill("#question", "What is A?")
-    tab.fill("#key", "secret")
-    tab.check("#beside")
-    tab.click("#go")
-    tab.wait_for_function("document.getElementById('state').textContent === 'done'")
-    (parallel, beside) = sorted(
-        asked, key=lambda one: not one["body"]["custom_params"]["multiverse"]["enabled"]
-    )
-    assert parallel["headers"]["authorization"] == "Bearer secret"
-    assert parallel["body"]["messages"][0]["content"].endswith("and in parallel before answering.")
-    assert not beside["body"]["custom_params"]["multiverse"]["enabled"]
-    assert beside["body"]["messages"][0]["content"].endswith("step by step before answering.")
-    for side in ("#parallel", "#sequential"):
-        lanes = tab.locator(f"{side} [data-path]")
-        assert lanes.evaluate_all("all => all.map((one) => one.dataset.tokens)") == ["14", "3", "5"]
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "says"),
-    [
-        (400, '{"object": "error", "message": "too <b>long</b>"}', "HTTP 400: too <b>long</b>"),
-        (401, '{"error": "Unauthorized"}', "HTTP 401: Unauthorized"),
-        (502, "bad gateway", "HTTP 502: bad gateway"),
-        (200, streamed({"error": {"message": "fork and join failed"}}), "fork and join failed"),
-        (200, streamed({"choices": []}), "is it started with --plugin multiverse?"),
-    ],
-)
-def test_what_the_server_refuses_is_said(browser: Any, status: int, body: str, says: str) -> None:
-    tab = browser.new_page()
-    serve(tab, lambda route: route.fulfill(status=status, body=body))
-    tab.click("#go")
-    tab.wait_for_function("document.getElementById('state').textContent === 'done'")
-    assert says in tab.inner_text("#parallel .error")
-    assert tab.is_enabled("#go")
-    tab.close()
-
-
-def test_an_answer_can_be_stopped(tab: Any) -> None:
-    held: list[Any] = []
-    serve(tab, held.append)
-    tab.click("#go")
-    tab.wait_for_function("!document.getElementById('stop').disabled")
-    tab.click("#stop")
-    tab.wait_for_function("document.getElementById('state').textContent === 'stopped'")
-    assert tab.is_hidden("#parallel .error")
+    assert found == [200_000, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_every_format_of_any_text(made: Made) -> None:
     slices = [event for event in trace["traceEvents"] if event["ph"] == "X"]
     assert sum(event["dur"] for event in slices) == POSITION * timeline.tokens
     assert f"{timeline.tokens:,} tokens on a critical path" in plain(timeline, "a text")
-    assert json.loads(carried(page(events, "a text")))["events"] == events
+    assert json.loads(carried(page(timeline, "a text")))["events"] == events
 
 
 def carried(html: str) -> str:
@@ -167,7 +168,7 @@ def test_hostile_text_is_text(text: str) -> None:
         {"kind": "end", "path": "", "position": 5, "finish_reason": text},
     ]
     timeline = Timeline(events)
-    html = page(events, text, [text])
+    html = page(Timeline(events), text, [text])
     assert html.count("<script") == 2
     assert html.count("</script>") == 2
     assert "<img" not in html
@@ -180,18 +181,82 @@ def test_hostile_text_is_text(text: str) -> None:
     json.loads(perfetto(timeline, text))
 
 
+def text(path: str, position: int, tokens: int, **more: Any) -> dict[str, Any]:
+    place = {"path": path, "position": position, "tokens": tokens}
+    return {"kind": "text", "text": "a " * min(tokens, 9), **place, **more}
+
+
+FORK = {"kind": "fork", "path": "", "position": 3, "paths": [{"path": "1.1"}, {"path": "1.2"}]}
+JOIN = {"kind": "join", "path": "", "position": 9}
+
+
 @pytest.mark.parametrize(
     ("events", "says"),
     [
-        ([{"kind": "text"}], "event 1"),
-        ([{"kind": "text", "path": "9.9", "position": 0, "tokens": 1, "text": "a"}], "event 1"),
-        ([{"kind": "text", "path": "", "position": 0, "tokens": -1, "text": ""}], "-1 tokens"),
-        ([{"kind": "join", "path": "", "position": 0}], "the trunk joins nothing"),
-        ([{"kind": "dance", "path": "", "position": 0}], "no kind 'dance'"),
-        ([{"kind": "fork", "path": "", "position": 0, "paths": 3}], "event 1"),
-        ([{"kind": "fork", "path": "", "position": 0, "paths": [{"path": ""}]}], "there already"),
+        ([text("9.9", 0, 1)], 'event 1: no fork has told of path "9.9"'),
+        ([{"kind": "join", "path": "", "position": 0}], "event 1: the trunk joins nothing"),
+        ([FORK, FORK | {"paths": [{"path": "2.1"}]}], "event 2: the trunk forks twice"),
+        (
+            [FORK, {**FORK, "path": "1.1"}],
+            'event 2: path 1 of paths is "1.1", not a name as "1.1.1.1"',
+        ),
+        ([FORK, JOIN, FORK | {"position": 9}], "event 3: path 1.1 is there already"),
+        ([text("", 9, 4), text("", 8, 1)], "event 2: position 8, but the trunk has come to 13"),
+        ([FORK, text("1.1", 3, 9), text("1.1", 4, 1)], "event 3: .* path 1.1 has come to 12"),
+        ([FORK, text("1.2", 3, 9), JOIN], "event 3: position 9, but path 1.2, .* ends at 12"),
+        ([FORK, text("1.2", 10**12, 1), JOIN], "event 3: position 9, .* ends at 1,000,000,000,001"),
+        ([FORK, JOIN | {"position": 1}], "event 2: position 1, but the trunk has come to 3"),
+        ([text("", 0, 1, t=2), text("", 1, 1, t=1)], "event 2: t 1, but the trunk has come to 2"),
+        (
+            [FORK | {"t": 0}, text("1.1", 3, 1, t=5), JOIN | {"t": 4}],
+            "event 3: t 4, but path 1.1, .* ends at 5",
+        ),
     ],
 )
-def test_events_that_make_no_timeline(events: list[dict[str, Any]], says: str) -> None:
+def test_events_that_cannot_have_happened(events: list[dict[str, Any]], says: str) -> None:
     with pytest.raises(EventError, match=says):
         Timeline(events)
+
+
+def test_times_that_some_events_lack_are_no_times() -> None:
+    timeline = Timeline([text("", 0, 1, t=2), text("", 1, 1)])
+    assert not timeline.timed
+    assert json.loads(perfetto(timeline, "a"))["otherData"]["unit"].startswith("positions")
+    assert all("t" not in event for event in timeline.events)
+
+
+def test_bars_keep_to_their_columns_whatever_the_events_say() -> None:
+    """The fork is open, so nothing says how far its paths may go."""
+    timeline = Timeline([text("", 0, 1), FORK, text("1.1", 10**12, 10**12), text("1.2", 3, 1)])
+    shown = plain(timeline, "far", width=80)
+    assert max(map(len, shown.splitlines())) < 120
+
+
+def test_a_deep_path_leaves_room_for_its_bar() -> None:
+    events, path = [text("", 0, 1)], ""
+    for depth in range(200):
+        name = f"{path}.1.1".lstrip(".")
+        events.append(
+            {"kind": "fork", "path": path, "position": 1 + depth, "paths": [{"path": name}]}
+        )
+        events.append(text(path := name, 1 + depth, 1))
+    shown = plain(Timeline(events), "deep")
+    assert max(map(len, shown.splitlines())) <= 110
+    assert "…" in shown
+
+
+@pytest.mark.parametrize("draw", [perfetto, svg, plain])
+def test_drawing_takes_time_by_the_length_of_an_answer(draw: Any) -> None:
+    """Twenty thousand events: seconds if it took one look at all of them for each."""
+    events: list[dict[str, Any]] = []
+    for position in range(4000):
+        block = position + 1
+        names = [f"{block}.1", f"{block}.2"]
+        paths = [{"path": name, "label": "a"} for name in names]
+        events.append({"kind": "fork", "path": "", "position": position, "paths": paths})
+        events += [text(name, position, 1) for name in names]
+        events.append({"kind": "join", "path": "", "position": position + 1})
+    timeline = Timeline(events)
+    begun = time.process_time()
+    draw(timeline, "long")
+    assert time.process_time() - begun < 5

@@ -16,11 +16,12 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(BOOTSTRAP)/bin/u
 
 export UV_HTTP_TIMEOUT ?= 300
 
-.PHONY: help venv demo test test-plain test-servers lint format docs clean
+.PHONY: help venv demo test test-plain test-servers test-nightly lint format docs clean
 
 help:
 	@echo "make demo    run the main job: a question in, a forked and joined answer out"
 	@echo "make test    run the tests (make test ARGS='tests/core -x': some of them)"
+	@echo "make test-nightly  run the tests that make test leaves out"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  ruff's formatter and safe fixes"
 	@echo "make docs    build the site of docs/ into build/site; warnings are errors"
@@ -51,10 +52,14 @@ else
 endif
 
 test-plain: venv
-	$(BIN)/python -m pytest --ignore=tests/e2e
+	$(BIN)/python -m pytest -m "not nightly" --ignore=tests/e2e
 
 test-servers: venv
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest -m "not nightly" tests/e2e
+
+# More servers of other kinds, soaks, what takes minutes and seldom tells anything new.
+test-nightly: venv
+	$(BIN)/python -m pytest -m nightly
 
 lint: venv
 	$(BIN)/ruff check .

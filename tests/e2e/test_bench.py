@@ -97,6 +97,7 @@ def count_sampled(script: Any) -> int:
 
 
 @pytest.mark.weights("tiny")
+@pytest.mark.nightly
 def test_sglangs_own_benchmark_runs_unchanged_against_a_server_that_forks(
     overlap: Client, tmp_path: Path
 ) -> None:

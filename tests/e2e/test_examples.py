@@ -76,6 +76,7 @@ def url(overlap: Client) -> Iterator[str]:
     EngineClient(overlap.server.url).update_weights(MODEL_DIR, "shipped")
 
 
+@pytest.mark.nightly
 def test_grpo_trains_on_what_the_server_samples(url: str, tmp_path: Path) -> None:
     said = run("grpo.py", "--url", url, "--steps", 2, "--out", tmp_path / "out", cwd=tmp_path)
     steps = re.findall(r"step (\d): reward (\S+), right (\S+), forked (\S+), .* (\S+) nats", said)
@@ -95,6 +96,7 @@ def test_the_engine_runs_in_a_process_of_ones_own(tmp_path: Path) -> None:
     assert int(steps["all"]) < int(steps["1"])
 
 
+@pytest.mark.nightly
 def test_the_notebook_runs_and_prints_what_was_committed() -> None:
     """It starts and stops a server of its own. Pictures are drawn, and not compared."""
     book = nbformat.read(EXAMPLES / "traces.ipynb", as_version=4)

@@ -91,6 +91,7 @@ def test_serve_prints_a_request_that_works_and_killing_it_leaves_nothing(serving
     assert runs(serving.scratch) == []
 
 
+@pytest.mark.nightly
 def test_serve_told_to_end_while_it_loads_leaves_nothing(serving: Serving) -> None:
     deadline = time.monotonic() + 60
     while len(serving.tree) < 5 and time.monotonic() < deadline:  # its own children load, too
@@ -111,6 +112,7 @@ def test_a_server_that_cannot_start_says_why_and_keeps_its_log() -> None:
     log.parent.rmdir()
 
 
+@pytest.mark.nightly
 def test_a_stopped_server_leaves_neither_processes_nor_files_and_starts_again() -> None:
     server = Server(MODEL_DIR, flags=["--max-total-tokens", "4000"])
     for _ in range(2):

@@ -41,7 +41,13 @@ _SERVERS = {
 }
 
 
-@pytest.fixture(scope="module", params=_SERVERS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        "batches, queue, eviction, streams",
+        pytest.param("no prefix cache", marks=pytest.mark.nightly),
+    ],
+)
 def flagged(request: pytest.FixtureRequest) -> Iterator[Client]:
     flags = [*FLAGS, "--max-total-tokens", "6000", *_SERVERS[request.param]]
     with Server(MODEL_DIR, flags=flags, env=CHECKS) as server:

@@ -23,6 +23,11 @@ def attack(*arguments: str) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.parametrize(
+    "every",
+    ["overlap", *(pytest.param(one, marks=pytest.mark.nightly) for one in ("tight", "segmented"))],
+    indirect=True,
+)
 def test_fuzz_finds_nothing(every: Client) -> None:
     requests = forks = 0
     # A busy machine may spend all the time of one run compiling a kernel of SGLang's, and then
@@ -40,6 +45,7 @@ def test_fuzz_finds_nothing(every: Client) -> None:
     every.assert_sound()
 
 
+@pytest.mark.nightly
 def test_soak_loses_nothing(tight: Client) -> None:
     report = attack(
         *("soak", "--requests", "128", "--concurrency", "64", "--distinct", "12"),

@@ -36,7 +36,7 @@ _SHORT += ["--eval_generations", "0"]
 _LORA = ["--use_peft", "--lora_target_modules", "q_proj", "v_proj", "--learning_rate", "1e-3"]
 
 
-@pytest.fixture(scope="module", params=["full", "lora"])
+@pytest.fixture(scope="module", params=["full", pytest.param("lora", marks=pytest.mark.nightly)])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to serve: trained in full, or an adapter merged."""
     folder = tmp_path_factory.mktemp("trained") / "run"

@@ -25,7 +25,7 @@ from .test_answers import differences, prompt_ids
 from .test_fidelity import TOLERANCE, gap, write
 from .texts import Texts
 
-pytestmark = pytest.mark.weights("tiny")
+pytestmark = [pytest.mark.weights("tiny"), pytest.mark.nightly]
 
 #: A core for each scheduler; without it SGLang wants a NUMA node for each.
 TWO_CORES = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}

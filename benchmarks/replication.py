@@ -16,10 +16,11 @@ curriculum   the eight passes from flattened text to blocks  by order   shared b
 no-mask      a path for each run                             causal     in text order
 ===========  ==============================================  =========  =================
 
-Each arm has two learning rates; for each seed the better on unseen questions is served, by the real
-engine, on other unseen questions. ``time`` asks some of them one at a time. Every part that is done
-is kept in ``--out``; a run that was cut goes on from there. Trains two models at a time, one thread
-each.
+Each arm has two learning rates on the first seed; the better on unseen questions is that of the
+others. What comes of it is served, by the real engine, on other unseen questions. ``time`` asks
+some of them one at a time. Every part that is done is kept in ``--out``; a run that was cut goes on
+from there. Trains ``--at-once`` models at a time (2), on a GPU where there is one. ``serve`` and
+``time`` need a server; models may be trained on one machine and served on another.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from replication_errors import cause
 from replication_report import report
 
@@ -51,7 +53,6 @@ ARMS: dict[str, tuple[str, Mode]] = {
 }
 #: Seeds of questions nobody is trained on: to choose by, to time, to serve (others to each seed).
 CHOOSING, TIMING, SERVING = 1, 3, 100
-BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,20 @@ class Size:
     Attributes:
         lookups: steps before stage 1, at most, that teach to look things up.
         easy, first, second: steps of stage 1 on short runs, of stage 1 together, and of stage 2.
+        batch: texts of a step, in both stages.
         every: steps between exams, in stage 1 and in stage 2.
         exam, served, timed: questions, those to be served for each seed.
         longest: tokens of an answer, above which it is cut.
     """
 
-    lookups: tuple[int, int, int] = (1200, 100, 900)
+    lookups: tuple[int, int] = (1500, 600)
     easy: int = 200
     first: int = 800
-    second: int = 160
-    every: tuple[int, int] = (200, 40)
+    second: int = 96
+    batch: int = 4
+    every: tuple[int, int] = (200, 24)
     exam: int = 48
-    served: int = 201
+    served: int = 135
     timed: int = 24
     longest: int = 2600
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -80,10 +83,11 @@ class Size:
 
 
 PILOT = Size(
-    lookups=(4, 2, 2),
+    lookups=(4, 4),
     easy=2,
     first=6,
     second=8,
+    batch=4,
     every=(3, 4),
     exam=3,
     served=6,
@@ -108,21 +112,27 @@ class Job:
         return f"{self.arm}-{self.seed}-{self.rate:g}"
 
 
-def jobs(size: Size) -> tuple[list[Job], list[Job]]:
-    """Stage 1, and stage 2."""
-    first = [Job("first", seed, FIRST_RATE) for seed in size.seeds]
-    second = [
-        Job(arm, seed, rate) for seed, arm, rate in itertools.product(size.seeds, ARMS, size.rates)
-    ]
-    return first, second
+def stage_1(size: Size) -> list[Job]:
+    """One job for each seed."""
+    return [Job("first", seed, FIRST_RATE) for seed in size.seeds]
+
+
+def trials(arm: str, size: Size) -> list[Job]:
+    """An arm at every rate, on the first seed."""
+    return [Job(arm, size.seeds[0], rate) for rate in size.rates]
+
+
+def better(arm: str, out: Path, size: Size) -> Job:
+    """Of the trials of an arm the one that writes more unseen questions word for word."""
+    return max(trials(arm, size), key=lambda job: exam_of(out, job))
 
 
 def first_model(out: Path, size: Size) -> Path:
     """A model of stage 1; the tokenizer of all stands in it, too."""
-    return out / jobs(size)[0][0].name / "model"
+    return out / stage_1(size)[0].name / "model"
 
 
-def train(job: Job, out: Path, size: Size) -> None:
+def train(job: Job, out: Path, size: Size, workers: int) -> None:
     """Train one model and keep what came of it in ``out / job.name``."""
     import torch
     from transformers import Qwen2ForCausalLM
@@ -141,10 +151,10 @@ def train(job: Job, out: Path, size: Size) -> None:
     # Other questions than stage 1 saw, the same for every arm.
     seed = job.seed if first else 1000 + job.seed
     if job.arm == "curriculum":
-        data = factory.in_passes(seed, steps, BATCH)
+        data = factory.in_passes(seed, steps, size.batch)
     else:
         easy = size.easy if first else 0
-        data = factory.rows(seed, steps, BATCH, {(mode, False): 1.0}, easy_steps=easy)
+        data = factory.rows(seed, steps, size.batch, {(mode, False): 1.0}, easy_steps=easy)
     paper = {
         str(count): [
             factory.row(one, mode)
@@ -158,7 +168,12 @@ def train(job: Job, out: Path, size: Size) -> None:
     lookups = []
     if first:
         lookups = factory.learn_lookups(
-            model, tokenizer, out / job.name, seed=job.seed, steps=size.lookups
+            model,
+            tokenizer,
+            out / job.name,
+            seed=job.seed,
+            steps=size.lookups,
+            workers=workers,
         )
     done = factory.train(
         model,
@@ -166,12 +181,13 @@ def train(job: Job, out: Path, size: Size) -> None:
         data,
         out / job.name,
         steps=steps,
-        batch=BATCH,
+        batch=size.batch,
         rate=job.rate,
         variant=variant,
         seed=job.seed,
         exam=factory.Exam(tokenizer, paper, variant, size.every[0 if first else 1]),
         warmup=min(30, steps // 4),
+        workers=workers,
     )
     if variant != "multiverse":  # to be served as it was not trained, which a server refuses
         del model.config.multiverse
@@ -186,8 +202,8 @@ def train(job: Job, out: Path, size: Size) -> None:
     (out / job.name / "trained.json").write_text(json.dumps(found), encoding="utf-8")
 
 
-def train_all(out: Path, size: Size, options: list[str]) -> None:
-    """Every model that is not there yet, two at a time; each seed's stage 1 before its stage 2."""
+def train_all(out: Path, size: Size, options: list[str], at_once: int) -> None:
+    """Every model that is not there yet, some at a time; each seed's stage 1 before its stage 2."""
 
     def one(job: Job) -> None:
         if (out / job.name / "trained.json").exists():
@@ -199,14 +215,27 @@ def train_all(out: Path, size: Size, options: list[str]) -> None:
             subprocess.run(command, env=env, stdout=log, stderr=log, check=True)
         print(f"{job.name}: {exam_of(out, job):.1%} word for word", flush=True)
 
-    def after(stage_1: Future[None], job: Job) -> None:
-        stage_1.result()
+    def trial(job: Job, base: Future[None]) -> None:
+        base.result()
         one(job)
 
-    first, second = jobs(size)
-    with ThreadPoolExecutor(2) as pool:  # stage 1 is handed out first: nobody waits for nobody
-        begun = {job.seed: pool.submit(one, job) for job in first}
-        for done in [pool.submit(after, begun[job.seed], job) for job in second]:
+    def repeat(arm: str, seed: int, awaited: list[Future[None]]) -> None:
+        for done in awaited:
+            done.result()
+        one(Job(arm, seed, better(arm, out, size).rate))
+
+    with ThreadPoolExecutor(at_once) as pool:  # each waits only for what was handed out before it
+        base = {job.seed: pool.submit(one, job) for job in stage_1(size)}
+        first, *others = size.seeds
+        tried = {
+            arm: [pool.submit(trial, job, base[first]) for job in trials(arm, size)] for arm in ARMS
+        }
+        rest = [
+            pool.submit(repeat, arm, seed, [*tried[arm], base[seed]])
+            for seed in others
+            for arm in ARMS
+        ]
+        for done in (*base.values(), *itertools.chain(*tried.values()), *rest):
             done.result()
 
 
@@ -217,16 +246,18 @@ def exam_of(out: Path, job: Job) -> float:
 
 
 def chosen(out: Path, size: Size) -> list[Job]:
-    """Of each seed that is trained: stage 1, and of each arm the rate that does better."""
-    first, second = jobs(size)
+    """What is served: of each seed that is trained, stage 1 and every arm at its better rate."""
+
+    def trained(jobs: list[Job]) -> bool:
+        return all((out / job.name / "trained.json").exists() for job in jobs)
+
+    if not all(trained(trials(arm, size)) for arm in ARMS):
+        return []
+    rates = {arm: better(arm, out, size).rate for arm in ARMS}
     picked = []
-    for one in first:
-        own = [job for job in second if job.seed == one.seed]
-        if all((out / job.name / "trained.json").exists() for job in (one, *own)):
-            picked.append(one)
-            for arm in ARMS:
-                rates = [job for job in own if job.arm == arm]
-                picked.append(max(rates, key=lambda job: exam_of(out, job)))
+    for first in stage_1(size):
+        own = [first, *(Job(arm, first.seed, rate) for arm, rate in rates.items())]
+        picked += own if trained(own) else []
     return picked
 
 
@@ -312,8 +343,8 @@ def serve(out: Path, size: Size, asker: Asker, *, one_at_a_time: bool) -> None:
 
 def gather(out: Path, size: Size) -> dict[str, Any]:
     """All that was measured."""
-    first, second = jobs(size)
     picked = chosen(out, size)
+    every = [*picked, *(job for arm in ARMS for job in trials(arm, size) if job not in picked)]
 
     def read(job: Job, name: str) -> Any:
         path = out / job.name / name
@@ -321,9 +352,7 @@ def gather(out: Path, size: Size) -> dict[str, Any]:
 
     return {
         "size": {**vars(size)},
-        "trained": [
-            found for job in (*first, *second) if (found := read(job, "trained.json")) is not None
-        ],
+        "trained": [found for job in every if (found := read(job, "trained.json")) is not None],
         "served": [
             {**vars(job), **row} for job in picked for row in read(job, "served.json") or ()
         ],
@@ -337,17 +366,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/replication"))
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where figures go")
     parser.add_argument("--pilot", action="store_true", help="minutes instead of hours")
+    parser.add_argument("--at-once", type=int, default=2, help="models that train beside others")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
     size = PILOT if options.pilot else Size()
     out: Path = options.out
-    passed = ["--out", str(out), *(["--pilot"] if options.pilot else [])]
+    passed = ["--out", str(out), "--at-once", str(options.at_once)]
+    passed += ["--pilot"] if options.pilot else []
     if options.stage == "one":
-        first, second = jobs(size)
-        train(next(job for job in first + second if job.name == options.job), out, size)
+        workers = max(1, (os.cpu_count() or 1) // (2 * options.at_once))
+        arm, seed, rate = options.job.rsplit("-", 2)
+        job = Job(arm, int(seed), float(rate))
+        (out / job.name).mkdir(parents=True, exist_ok=True)
+        with FileLock(out / job.name / "lock"):  # who comes second waits, and finds it done
+            if not (out / job.name / "trained.json").exists():
+                train(job, out, size, workers)
         return
     if options.stage in ("all", "train"):
-        train_all(out, size, passed)
+        train_all(out, size, passed, options.at_once)
     if options.stage in ("all", "serve", "time"):
         from sglang_multiverse.server import Server
 

@@ -55,6 +55,8 @@ MAX_LENGTH = 3072
 TOKENIZER_QUESTIONS = 200
 
 EASY_ROUNDS = (1, 3)
+#: Rows that one process encodes in the time it takes to start others.
+FEW = 3000
 #: What something is looked up by, besides machines and numbers.
 KEYS = (*NAMES, *NAMES.upper(), *PAIRS)
 
@@ -195,6 +197,25 @@ def _compare(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def _mixed(rng: random.Random) -> dict[str, Any]:
+    """A row of one of the three kinds, half of them comparisons."""
+    return rng.choices((_repeat, _find, _compare), (1, 1, 2))[0](rng)
+
+
+def with_drills(
+    data: list[dict[str, Any]], batch: int, seed: int, share: float
+) -> list[dict[str, Any]]:
+    """``data`` with batches of what :func:`learn_lookups` ends on between its own, so that
+    ``share`` of all batches are such."""
+    rng = random.Random(f"drills-{seed}")
+    ordered: list[dict[str, Any]] = []
+    for at in range(0, len(data), batch):
+        while rng.random() < share:
+            ordered += [_mixed(rng) for _ in range(batch)]
+        ordered += data[at : at + batch]
+    return ordered
+
+
 def in_passes(seed: int, steps: int, batch: int) -> list[dict[str, Any]]:
     """Rows for ``steps`` batches of the curriculum: eight passes over the same questions, from
     their flattened twins to blocks. Texts of a batch have as many runs."""
@@ -242,7 +263,7 @@ class Exam(TrainerCallback):
         found: dict[str, Any] = {"step": state.global_step}
         for name, paper in self.papers.items():
             wrong = word_for_word(
-                kwargs["model"], self.tokenizer, paper, self.variant, batch_size=4
+                kwargs["model"], self.tokenizer, paper, self.variant, batch_size=8
             )
             found[name] = sum(not one for one in wrong) / len(wrong)
         self.log.append(found)
@@ -265,6 +286,7 @@ def train(
     minutes: float | None = None,
     save_steps: int | None = None,
     warmup: int = 30,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Train ``model`` on ``data`` in its order and save it in ``out``.
 
@@ -274,6 +296,7 @@ def train(
         minutes: end after so many, the rate falling by the clock, if ``steps`` are not done by
             then.
         save_steps: steps between checkpoints, from the last of which a run that was cut goes on.
+        workers: processes that encode ``data``, where it is more than a few rows.
 
     Returns:
         Losses by step, tokens trained on, and what the exams found.
@@ -298,6 +321,7 @@ def train(
         save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
+        dataset_num_proc=workers if workers > 1 and len(data) > FEW else None,
         seed=seed,
     )
     optimizer = MuonAdamW(model, lr=0.15 * rate, muon_lr=rate)
@@ -334,24 +358,25 @@ def learn_lookups(
     out: Path,
     *,
     seed: int,
-    steps: tuple[int, int, int] = (1200, 100, 900),
+    steps: tuple[int, int] = (1500, 600),
+    workers: int = 1,
 ) -> list[dict[str, Any]]:
     """Teach a fresh model to look up in what stands above, which all else needs, from little else.
 
     It repeats words, names and numbers until the loss says that it can, which comes at another step
-    from every seed; then it finds runs by their names, and compares numbers. A word that was never
-    among the repeated is hard to find by afterwards. A part that ``out`` holds already is taken
-    from there.
+    from every seed; then it finds runs by their names and compares numbers, and goes on repeating:
+    600 steps of comparing alone made models forget how to look up, and none learnt it again from
+    whole texts. A part that ``out`` holds already is taken from there.
 
     Args:
-        steps: most of repeating, and those of finding and of comparing.
+        steps: most of repeating, and those of all three.
 
     Returns:
         Of each, what :func:`train` returns.
     """
     rng = random.Random(f"lookups-{seed}")
     done = []
-    parts = ((_repeat, 0.2), (_find, None), (_compare, None))
+    parts = ((_repeat, 0.2), (_mixed, None))
     for (make, until), most in zip(parts, steps, strict=True):
         data = [make(rng) for _ in range(8 * most)]
         folder = out / make.__name__.strip("_")
@@ -359,8 +384,18 @@ def learn_lookups(
         if kept.exists():
             model.load_state_dict(Qwen2ForCausalLM.from_pretrained(folder / "model").state_dict())
         else:
-            options = {"steps": most, "batch": 8, "rate": 2e-2, "seed": seed, "until": until}
-            found = train(model, tokenizer, data, folder, **options)
+            found = train(
+                model,
+                tokenizer,
+                data,
+                folder,
+                steps=most,
+                batch=8,
+                rate=2e-2,
+                seed=seed,
+                until=until,
+                workers=workers,
+            )
             kept.write_text(json.dumps(found), encoding="utf-8")
         done.append(json.loads(kept.read_text(encoding="utf-8")))
     return done
@@ -386,6 +421,13 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=100, help="steps between exams")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--init", type=Path, help="start from the weights in this folder")
+    parser.add_argument(
+        "--distinct", type=int, default=1500, help="steps after which texts come again"
+    )
+    parser.add_argument(
+        "--drills", type=float, default=0.0, help="share of the batches that look up and compare"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that encode texts")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tokenizer = machines_tokenizer()
@@ -395,16 +437,17 @@ def main() -> None:
     else:
         model.load_state_dict(Qwen2ForCausalLM.from_pretrained(options.init).state_dict())
     papers = {
-        f"{mode}{', nested' if nested else ''}": rows(1, 9, 2, {(mode, nested): 1.0}, "test")
+        f"{mode}{', nested' if nested else ''}": rows(1, 9, 4, {(mode, nested): 1.0}, "test")
         for mode, nested in DEMO_KINDS
     }
     data = rows(
         options.seed,
-        options.steps,
+        min(options.steps, options.distinct),
         options.batch,
         DEMO_KINDS,
         easy_steps=options.easy_steps,
     )
+    data = with_drills(data, options.batch, options.seed, options.drills)
     train(
         model,
         tokenizer,
@@ -417,6 +460,7 @@ def main() -> None:
         exam=Exam(tokenizer, papers, "multiverse", options.every),
         minutes=options.minutes,
         save_steps=options.every,
+        workers=options.workers,
     )
     print(f"the trained model is in {options.out / 'model'}")
 

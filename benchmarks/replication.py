@@ -68,7 +68,7 @@ class Size:
         longest: tokens of an answer, above which it is cut.
     """
 
-    lookups: tuple[int, int] = (1500, 600)
+    lookups: tuple[int, int, int] = (1500, 600, 500)
     easy: int = 200
     first: int = 800
     second: int = 96
@@ -83,7 +83,7 @@ class Size:
 
 
 PILOT = Size(
-    lookups=(4, 4),
+    lookups=(4, 4, 4),
     easy=2,
     first=6,
     second=8,

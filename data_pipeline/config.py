@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import asdict, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from .gates import GateOptions
 from .recipe import Recipe, count_pieces
@@ -136,6 +137,9 @@ class Config(_Part):
     budget: BudgetPart = BudgetPart()
     gates: dict[str, Any] = {}
     attempts: int = Field(default=3, ge=1)
+    room: int = Field(
+        default=1, ge=0, le=8, description="times max_tokens may double after a reply that was cut"
+    )
     on_failed_rewrite: Literal["reject", "keep"] = "reject"
     judge: bool = False
     benefit: int | None = None
@@ -164,7 +168,24 @@ class Config(_Part):
             raise ValueError(
                 f"gates: unknown {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
             )
+        _ = self.gate_options
         return self
+
+    @cached_property
+    def gate_options(self) -> GateOptions:
+        """The gates' options, each of the type it has there.
+
+        Raises:
+            ValueError: one is of another type, or a number below 0.
+        """
+        try:
+            options = TypeAdapter(GateOptions).validate_python(self.gates)
+        except pydantic.ValidationError as error:
+            raise ValueError(f"gates.{_readable(error)}") from error
+        for name, value in asdict(options).items():
+            if not isinstance(value, bool) and value < 0:
+                raise ValueError(f"gates.{name}: {value} is below 0")
+        return options
 
     def recipe(self) -> Recipe:
         """What the stages are told.
@@ -175,15 +196,15 @@ class Config(_Part):
         try:
             prompts = Prompts.load(self.prompts)
             count, name = _counter(self.tokenizer)
-            gates = GateOptions(**self.gates)
-        except (OSError, PromptError, TypeError, ValueError) as error:
+        except (OSError, PromptError, ValueError) as error:
             raise ConfigError(str(error)) from error
         return Recipe(
             model=self.endpoint.model,
             sampling=Sampling(**self.sampling.model_dump()),
             prompts=prompts,
-            gates=gates,
+            gates=self.gate_options,
             attempts=self.attempts,
+            room=self.room,
             on_failed_rewrite=self.on_failed_rewrite,
             judge=self.judge,
             benefit=self.benefit,

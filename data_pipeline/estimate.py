@@ -26,7 +26,7 @@ _STEP_TOKENS, _STEP_SENTENCES = 18, 6
 @dataclass(frozen=True)
 class Estimate:
     """Calls, tokens and cost of the items that are not settled yet, without repairs, and the
-    most they can come to: every attempt used, every reply as long as ``max_tokens``."""
+    most they can come to: every attempt used, every reply as long as it may be."""
 
     items: int
     calls: float
@@ -53,7 +53,8 @@ def estimate(records: Sequence[Record], recipe: Recipe, prices: Prices) -> Estim
         for record in records
     ]
     worst_input = int(sum(longest) * worst_calls / max(len(records), 1))
-    worst = Usage(worst_input, int(worst_calls * recipe.sampling.max_tokens))
+    rooms = [recipe.sampling.max_tokens << min(cut, recipe.room) for cut in range(recipe.attempts)]
+    worst = Usage(worst_input, int(calls * sum(rooms)))
     return Estimate(
         len(records),
         calls,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .recipe import Recipe
 from .record import Record, Rejection
 from .stages import Steps, curate
-from .store.store import Outcome, Store
+from .store.store import Outcome, Store, store_error
 from .teacher.budget import BudgetExhausted
 from .teacher.call import Call, Reply, digest
 from .teacher.caller import POLL, Caller, Stopped, StoredCaller
@@ -20,8 +23,10 @@ from .teacher.transport import TransportError
 
 #: Items in a row that the endpoint failed; then the run ends, for the next would fare no better.
 GIVE_UP = 10
+#: Characters kept of an unforeseen error's message and traceback.
+MESSAGE, TRACEBACK = 500, 20_000
 
-End = Literal["complete", "stopped", "budget", "endpoint"]
+End = Literal["complete", "stopped", "budget", "endpoint", "store"]
 
 
 @dataclass
@@ -116,7 +121,8 @@ class Run:
     """One pass of ``records`` through the stages, resumable at any point.
 
     Items that an earlier run or another process settled are left as they are. An item the endpoint
-    failed is noted and taken up again by the next run.
+    failed is noted and taken up again by the next run, and so is one at which this code failed: its
+    traceback is kept, and the run goes on.
 
     Args:
         workers: items under way at once; more than the endpoint's concurrency keeps it busy.
@@ -166,23 +172,27 @@ class Run:
                 for _ in range(min(self.workers, len(self.records))):
                     group.create_task(self._work())
         finally:
-            self.store.add_seconds(self.name, time.monotonic() - started)
+            with suppress(sqlite3.Error):  # of a store that failed, told already
+                self.store.add_seconds(self.name, time.monotonic() - started)
         return Finished(self.name, self._end[0], self.progress, self._end[1])
 
     def stop(self, end: End = "stopped", reason: str = "") -> None:
         """Make no new calls; those in flight are waited for."""
         if not self.caller.stopping.is_set():
             self._end = (end, reason)
-            self.caller.stopping.set()
+            self.caller.stop()
 
     async def _work(self) -> None:
-        while self._queue and not self.caller.stopping.is_set():
-            record = self._queue.popleft()
-            if self.store.claim(self.name, record.id):
-                await self._process(record)
-            elif not self.store.settled(self.name, record.id):
-                self._queue.append(record)  # another process has it; it may die of it
-                await asyncio.sleep(POLL)
+        try:
+            while self._queue and not self.caller.stopping.is_set():
+                record = self._queue.popleft()
+                if self.store.claim(self.name, record.id):
+                    await self._process(record)
+                elif not self.store.settled(self.name, record.id):
+                    self._queue.append(record)  # another process has it; it may die of it
+                    await asyncio.sleep(POLL)
+        except sqlite3.Error as error:
+            self.stop("store", str(store_error(self.store.path, error)))
 
     async def _process(self, record: Record) -> None:
         try:
@@ -197,11 +207,25 @@ class Run:
         except TransportError as error:
             self._failed(record, error)
             return
+        except sqlite3.Error:
+            raise
+        except Exception as error:
+            self._unforeseen(record, error)
+            return
         except BaseException:
             self.store.free(self.name, record.id)
             raise
         self._failed_in_a_row = 0
         self._settle(outcome_of(record, result, keys))
+
+    def _unforeseen(self, record: Record, error: Exception) -> None:
+        result = {
+            "message": f"{type(error).__name__}: {error}"[:MESSAGE],
+            "span": None,
+            "findings": [],
+            "traceback": "".join(traceback.format_exception(error))[-TRACEBACK:],
+        }
+        self._settle(Outcome(record.id, "error", "unforeseen", type(error).__name__, result))
 
     def _failed(self, record: Record, error: TransportError) -> None:
         if error.fatal:

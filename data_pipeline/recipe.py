@@ -36,6 +36,7 @@ class Recipe:
     Attributes:
         attempts: times a task is given, the first included, before its item is rejected.
         on_failed_rewrite: ``reject`` the item, or ``keep`` the block as drafted, with a note.
+        room: times a reply's ``max_tokens`` is doubled, at most, after one that was cut.
         judge: ask the model whether each path can stand without its siblings.
         benefit: undo blocks that do not shorten the critical path by more than this many tokens;
             None leaves them, as the published data does.
@@ -47,6 +48,7 @@ class Recipe:
     prompts: Prompts = field(default_factory=Prompts.load)
     gates: GateOptions = CURATION
     attempts: int = 3
+    room: int = 1
     on_failed_rewrite: Literal["reject", "keep"] = "reject"
     judge: bool = False
     benefit: int | None = None
@@ -65,6 +67,7 @@ class Recipe:
             "stages": STAGE_VERSIONS,
             "gates": asdict(self.gates),
             "attempts": self.attempts,
+            "room": self.room,
             "on_failed_rewrite": self.on_failed_rewrite,
             "judge": self.judge,
             "benefit": self.benefit,

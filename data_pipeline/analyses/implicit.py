@@ -17,7 +17,8 @@ from ..finding import Finding
 from ..gates.meaning.normal import Normal, normal
 from ..recipe import Recipe
 from ..record import Record, Rejection
-from ..stages.asking import Question, Reading, ask, unfenced
+from ..stages.asking import Question, Reading, ask
+from ..stages.payload import payload
 from ..teacher.call import Message, Sampling
 from .asking import Steps, prompts
 from .intervals import bootstrap_mean, wilson
@@ -107,7 +108,7 @@ def list_instances(row: Row, told: Recipe) -> Steps[Listed | Rejection]:
     messages = (Message("system", told.prompts["curator"].fill()), Message("user", task))
 
     def read(reply: str) -> Reading[Listed]:
-        return read_list(unfenced(reply), row.text)
+        return read_list(payload(reply), row.text)
 
     return (yield from ask(record, told, Question(TASK, VERSION, TASK, messages), read))
 

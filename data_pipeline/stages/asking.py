@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from ..finding import Finding
@@ -12,6 +11,7 @@ from ..recipe import Recipe
 from ..record import Record, Rejection
 from ..teacher.call import Call, Failure, Message, Reply, digest
 from ..teacher.task import Task
+from .payload import refuses
 
 Value = TypeVar("Value")
 
@@ -22,7 +22,9 @@ Steps = Generator[Call, Reply, Record | Rejection]
 MOST_FINDINGS = 12
 
 _FAILURES: dict[Failure, str] = {
-    "length": "the reply reached `max_tokens`; raise it or split the item",
+    "length": "the reply reached `max_tokens`, with more room too; raise it or split the item",
+    "too-long": "the endpoint takes no request of this length",
+    "oversized": "the reply is longer than `max_tokens` allows",
     "content-filter": "the endpoint's content filter cut the reply",
     "refusal": "the model refused",
     "empty-reply": "the reply holds no text",
@@ -60,15 +62,24 @@ def ask(
     """Ask ``question`` until ``read`` finds nothing wrong, ``recipe.attempts`` times at most.
 
     Codes and spans of what was wrong go back with the reply they are about. A reply that failed
-    (refused, cut) is asked for afresh.
+    (refused, cut) is asked for afresh; one that was cut with twice the room, ``recipe.room`` times.
+    What is too long for the endpoint is not asked again.
     """
     wrong: tuple[Message, ...] = ()
     findings: list[Finding] = []
+    cut = 0
     for attempt in range(1, recipe.attempts + 1):
-        reply = yield _call(record, recipe, question, wrong, attempt)
-        if reply.failure is not None:
-            about = f": {reply.text[:200]}" if reply.failure == "refusal" else ""
-            findings = [Finding(reply.failure, _FAILURES[reply.failure] + about)]
+        room = recipe.sampling.max_tokens << min(cut, recipe.room)
+        reply = yield _call(record, recipe, question, wrong, attempt, room)
+        failure = reply.failure
+        if failure is None and refuses(reply.text):
+            failure = "refusal"
+        if failure is not None:
+            about = f": {reply.text[:200]}" if failure in ("refusal", "too-long") else ""
+            findings = [Finding(failure, _FAILURES[failure] + about)]
+            if failure == "too-long":
+                break
+            cut += failure == "length"
             wrong = ()
             continue
         reading = read(reply.text)
@@ -82,7 +93,12 @@ def ask(
 
 
 def _call(
-    record: Record, recipe: Recipe, question: Question, wrong: tuple[Message, ...], attempt: int
+    record: Record,
+    recipe: Recipe,
+    question: Question,
+    wrong: tuple[Message, ...],
+    attempt: int,
+    room: int,
 ) -> Call:
     task = Task(question.prompt, question.subject, attempt)
     *before, last = [*question.messages, *wrong]
@@ -94,7 +110,7 @@ def _call(
         prompt=question.prompt,
         prompt_hash=digest([recipe.prompts[name].hash for name in prompts]),
         model=recipe.model,
-        sampling=recipe.sampling,
+        sampling=replace(recipe.sampling, max_tokens=room),
         messages=(*before, Message(last.role, f"{last.content}\n\n{task}")),
         attempt=attempt,
         subject=question.subject,
@@ -118,16 +134,3 @@ def _excerpt(text: str, span: tuple[int, int] | None) -> str:
     start, end = span
     around = " ".join(text[max(start - 20, 0) : max(min(end, start + 160), start + 40)].split())
     return f" (characters {start} to {end}, near {around!r})" if around else ""
-
-
-_FENCED = re.compile(r"\A\s*(```+|~~~+)[^\n]*\n(.*?)\n?[ \t]*\1\s*\Z", re.DOTALL)
-
-
-def unfenced(text: str) -> str:
-    """``text`` without a code fence around all of it; fences inside stay.
-
-    >>> unfenced("```markdown\\nS1: a < b\\n```\\n")
-    'S1: a < b'
-    """
-    match = _FENCED.match(text)
-    return match.group(2).strip() if match else text.strip()

@@ -18,8 +18,9 @@ from ..outline import Group, Outline, Step
 from ..recipe import STAGE_VERSIONS, Recipe
 from ..record import Record, Rejection
 from ..source.sentences import Span, split_sentences
-from .asking import Question, Reading, Steps, ask, unfenced
+from .asking import Question, Reading, Steps, ask
 from .chain import opening
+from .payload import payload
 
 _LINE = re.compile(r"[ \t]*(?:[-*][ \t]+)?[*_]*(S\d+(?:\.\d+)*)[*_]*[ \t]*:[*_]*[ \t]*(.*)")
 _RANGE = re.compile(r"\[?(\d+)\]?(?:[ \t]*(?:-|–|—|\.\.|to)[ \t]*\[?(\d+)\]?)?$")
@@ -34,7 +35,7 @@ def fill(record: Record, recipe: Recipe) -> Steps:
     task = recipe.prompts["fill"].fill(outline=outline.render().rstrip())
 
     def read(reply: str) -> Reading[Outline]:
-        text = unfenced(reply)
+        text = payload(reply)
         placed = read_placement(text, [step.label for step in outline.steps()], spans)
         if placed.findings:
             return Reading(None, placed.findings, text, record.source)

@@ -18,7 +18,8 @@ from ..outline import Group, Step
 from ..recipe import STAGE_VERSIONS, Recipe
 from ..record import Record, Rejection
 from ..teacher.call import Message
-from .asking import Question, Reading, Steps, ask, unfenced
+from .asking import Question, Reading, Steps, ask
+from .payload import payload
 
 _BLOCK = re.compile(r"[ \t#]*[*_]*(?:Block[ \t]+)?(B\d+)[*_]*[ \t]*:?[*_]*[ \t]*$")
 _GOAL = re.compile(r"[ \t]*[*_]*(?:Goal[ \t]+)?(\d+)[*_]*[ \t]*[:.)][*_]*[ \t]*(.*)")
@@ -40,7 +41,7 @@ def frame(record: Record, recipe: Recipe) -> Steps:
     drafted = replace(recipe.gates, strict_coverage=True, independence=False)
 
     def read(reply: str) -> Reading[str]:
-        text = unfenced(reply)
+        text = payload(reply)
         frames = read_frames(text)
         findings = list(_misfits(frames, blocks))
         if findings:

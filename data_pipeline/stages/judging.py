@@ -15,7 +15,8 @@ from ..finding import Finding
 from ..recipe import STAGE_VERSIONS, Recipe
 from ..record import Record, Rejection
 from ..teacher.call import Message
-from .asking import Question, Reading, Steps, ask, unfenced
+from .asking import Question, Reading, Steps, ask
+from .payload import payload
 from .rewriting import block_text
 
 _VERDICT = re.compile(
@@ -42,7 +43,7 @@ def judge(record: Record, recipe: Recipe) -> Steps:
         count = len(block.paths)
 
         def read(reply: str, count: int = count) -> Reading[dict[int, str]]:
-            return read_verdicts(unfenced(reply), count)
+            return read_verdicts(payload(reply), count)
 
         verdicts = yield from ask(record, recipe, question, read)
         if isinstance(verdicts, Rejection):

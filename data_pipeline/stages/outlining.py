@@ -17,8 +17,9 @@ from ..recipe import STAGE_VERSIONS, Recipe
 from ..record import Record, Rejection
 from ..teacher.call import Message
 from ..teacher.task import Task
-from .asking import Question, Reading, Steps, ask, unfenced
+from .asking import Question, Reading, Steps, ask
 from .chain import opening
+from .payload import payload
 
 
 def outline(record: Record, recipe: Recipe) -> Steps:
@@ -30,7 +31,7 @@ def outline(record: Record, recipe: Recipe) -> Steps:
     first = opening(record, recipe, recipe.prompts["outline-steps"].fill())
 
     def read_steps(reply: str) -> Reading[Outline]:
-        steps = parse_outline(unfenced(reply))
+        steps = parse_outline(payload(reply))
         findings = check_outline(steps, ungrouped)
         if next(steps.groups(), None) is not None:
             findings.append(
@@ -48,7 +49,7 @@ def outline(record: Record, recipe: Recipe) -> Steps:
         return listed
 
     def read_groups(reply: str) -> Reading[Outline]:
-        tree = parse_outline(unfenced(reply))
+        tree = parse_outline(payload(reply))
         return Reading(tree, check_outline(tree, ungrouped, listed=listed), tree.text)
 
     system, user = first

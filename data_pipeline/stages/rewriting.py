@@ -27,7 +27,8 @@ from ..recipe import STAGE_VERSIONS, Recipe
 from ..record import Record, Rejection
 from ..source.sentences import split_sentences
 from ..teacher.call import Call, Message, Reply
-from .asking import Question, Reading, Steps, ask, unfenced
+from .asking import Question, Reading, Steps, ask
+from .payload import payload
 
 #: Sentences of the text around a block that the LLM is shown.
 BEFORE, AFTER = 6, 3
@@ -113,7 +114,7 @@ def _in_place(
 def read_block(reply: str, old: str, recipe: Recipe) -> Reading[Block]:
     """The block of a reply, in canonical spacing and with our numbers, and how it departs from
     the block ``old``."""
-    text = unfenced(reply)
+    text = payload(reply)
     document = parse_text(text)
     blocks = document.blocks
     if len(blocks) != 1:

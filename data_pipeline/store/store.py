@@ -33,6 +33,8 @@ from .lease import Lease
 
 Status = Literal["accepted", "rejected", "error"]
 
+STORE_NAME = "curation.sqlite"
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
     key TEXT PRIMARY KEY,
@@ -72,7 +74,22 @@ PRAGMA user_version = 1;
 
 
 class StoreError(RuntimeError):
-    """The file is no store, or one of a version this release does not know."""
+    """The file is no store, one of a version this release does not know, or cannot be read or
+    written any more."""
+
+
+def store_error(path: Path, error: Exception) -> StoreError:
+    """What went wrong with the file in ``path``, in one line."""
+    said = str(error)
+    if "malformed" in said or "not a database" in said:
+        return StoreError(
+            f"{path} is not a curation store, or is damaged: {said}. Name another with --store, "
+            f"or restore it (`sqlite3 {path} .recover` prints what can be read)"
+        )
+    return StoreError(
+        f"{path} cannot be read or written: {said}. What was written before is kept; see that "
+        "there is room and that file and folder are writable, and run the same command again"
+    )
 
 
 class Opened(Enum):
@@ -111,16 +128,23 @@ class Store:
 
     def __init__(self, path: Path):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=60, check_same_thread=False)
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder; a store is a file, such as {path / STORE_NAME}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(
+                path, isolation_level=None, timeout=60, check_same_thread=False
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise store_error(path, error) from error
         self._db.row_factory = sqlite3.Row
         try:
             self._prepare()
-        except sqlite3.DatabaseError as error:
+            self.lease = Lease(path.with_name(path.name + ".leases"))
+            self._recover()
+        except (OSError, sqlite3.Error) as error:
             self._db.close()
-            raise StoreError(f"{path} is not a curation store: {error}") from error
-        self.lease = Lease(path.with_name(path.name + ".leases"))
-        self._recover()
+            raise store_error(path, error) from error
 
     def _prepare(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -142,7 +166,8 @@ class Store:
         try:
             yield self._db
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk has ended it already
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-Failure = Literal["length", "content-filter", "refusal", "empty-reply"]
+#: Why a reply cannot be used. ``too-long`` alone was never answered: the endpoint takes no request
+#: of that length.
+Failure = Literal["length", "content-filter", "refusal", "empty-reply", "too-long", "oversized"]
 
 
 @dataclass(frozen=True)

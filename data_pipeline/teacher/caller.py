@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ..store.store import Opened, Store
 from .budget import UNLIMITED, Budget, BudgetExhausted, worst_case
-from .call import Call, Reply
-from .transport import Transport, TransportError
+from .call import Call, Message, Reply, Sampling
+from .transport import Interrupted, Transport, TransportError
 
 #: Seconds between looks at a call that another process has in flight, or at a budget that is held.
 POLL = 0.2
+#: What the first request says, and the most it lets the model answer.
+PREFLIGHT = "Answer with one word: ready"
+PREFLIGHT_TOKENS = 64
 
 
 class Stopped(RuntimeError):
@@ -38,13 +42,19 @@ class Tally:
 
 @dataclass
 class StoredCaller:
-    """Replies from ``store``; what is not there is sent by ``transport`` and written there."""
+    """Replies from ``store``; what is not there is sent by ``transport`` and written there.
+
+    Attributes:
+        preflight: a call to send before the first one, that shows key, model and address are right.
+    """
 
     store: Store
     transport: Transport
     budget: Budget = UNLIMITED
+    preflight: Call | None = None
     tally: Tally = field(default_factory=Tally)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _flying: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def __call__(self, call: Call) -> Reply:
         """The reply to ``call``.
@@ -57,6 +67,32 @@ class StoredCaller:
         if reply is not None:
             self.tally.from_store += 1
             return reply
+        if self.preflight is not None:
+            async with self._flying:
+                if self.preflight is not None:
+                    await self._fly(self.preflight)
+                    self.preflight = None
+        return await self._paid(call)
+
+    def stop(self) -> None:
+        """Send no further call; those that wait for another try end, those in flight go on."""
+        self.stopping.set()
+        self.transport.wake()
+
+    async def _fly(self, call: Call) -> None:
+        try:
+            reply = await self._paid(call)
+        except TransportError as error:
+            raise TransportError(
+                f"{error}. It was the first request, to see whether key, model and address are "
+                "right; no item was asked for",
+                unanswered=error.unanswered,
+                fatal=True,
+            ) from error
+        if reply.failure == "too-long":
+            raise TransportError(reply.text, fatal=True)
+
+    async def _paid(self, call: Call) -> Reply:
         while True:
             async with self.transport.slot:
                 if self.stopping.is_set():
@@ -87,6 +123,9 @@ class StoredCaller:
     async def _send(self, call: Call) -> Reply:
         try:
             reply = await self.transport.send(call)
+        except Interrupted as error:
+            self.store.abandon_call(call.key, error.unanswered)
+            raise Stopped from error
         except TransportError as error:
             self.store.abandon_call(call.key, error.unanswered)
             self.tally.failed += 1
@@ -99,3 +138,18 @@ class StoredCaller:
         self.tally.tokens += reply.usage.input + reply.usage.output
         self.tally.cost += reply.cost
         return reply
+
+
+def preflight(model: str, sampling: Sampling) -> Call:
+    """A call of a few tokens under the sampling of the others; another one every time."""
+    return Call(
+        item="",
+        stage="preflight",
+        stage_version="1",
+        prompt="preflight",
+        prompt_hash="",
+        model=model,
+        sampling=replace(sampling, max_tokens=min(PREFLIGHT_TOKENS, sampling.max_tokens)),
+        messages=(Message("user", PREFLIGHT),),
+        attempt=time.time_ns(),
+    )

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import email.utils
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,13 +16,21 @@ import openai
 import stamina
 from openai.types.chat import ChatCompletion
 
-from .budget import FREE, Prices
+from .budget import FREE, Prices, most_input_tokens
 from .call import Call, Failure, Reply, Usage
 from .rate import PerMinute
 
 RETRIED = frozenset([408, 409, 429])  # and every 5xx
 _FATAL = frozenset([401, 403, 404])
 _OUT_OF_CREDIT = frozenset(["insufficient_quota", "billing_not_active"])
+_TOO_LONG = re.compile(
+    r"context[ _](?:length|window)|maximum context|too many (?:input )?tokens"
+    r"|(?:prompt|input|request|message)s?\b.{0,40}\b(?:too long|longer than)"
+    r"|max_(?:completion_)?tokens\b.{0,60}\b(?:large|exceed|at most|less than|greater)",
+    re.IGNORECASE | re.DOTALL,
+)
+#: Characters that one token can stand for, and then some: a longer reply is no model's.
+CHARACTERS_PER_TOKEN = 64
 
 
 class TransportError(RuntimeError):
@@ -32,6 +41,14 @@ class TransportError(RuntimeError):
         super().__init__(message)
         self.unanswered = unanswered
         self.fatal = fatal
+
+
+class Interrupted(RuntimeError):
+    """:meth:`Transport.wake` ended a call between two requests, ``unanswered`` of them sent."""
+
+    def __init__(self, unanswered: int):
+        super().__init__("the run is ending")
+        self.unanswered = unanswered
 
 
 class GarbledReply(RuntimeError):
@@ -83,6 +100,8 @@ class Transport:
         self._slots = asyncio.Semaphore(endpoint.concurrency)
         self._requests = PerMinute(endpoint.requests_per_minute)
         self._tokens = PerMinute(endpoint.tokens_per_minute)
+        self._waiting: set[asyncio.Task[Any]] = set()
+        self._woken: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Transport:
         return self
@@ -94,6 +113,13 @@ class Transport:
         """The ids of the models the endpoint offers."""
         return [model.id for model in (await self._client.models.list()).data]
 
+    def wake(self) -> None:
+        """End every call that waits, for a retry or for a rate, in :class:`Interrupted`. Requests
+        in flight go on."""
+        self._woken |= self._waiting
+        for task in self._waiting:
+            task.cancel()
+
     @property
     def slot(self) -> asyncio.Semaphore:
         """One of ``concurrency`` requests in flight: ``async with transport.slot``."""
@@ -102,10 +128,16 @@ class Transport:
     async def send(self, call: Call) -> Reply:
         """The reply to ``call``, after as many requests as it takes. Hold a :attr:`slot`.
 
+        A request of a length that the endpoint does not take comes back as ``too-long``.
+
         Raises:
             TransportError: every request failed, or the first one for good.
+            Interrupted: it waited when the run was told to end.
         """
         endpoint, tries, unanswered = self.endpoint, 0, 0
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.add(task)
         try:
             async for attempt in stamina.retry_context(
                 on=self._wait,
@@ -125,11 +157,21 @@ class Transport:
                     except GarbledReply:
                         unanswered += 1
                         raise
+        except asyncio.CancelledError:
+            if task not in self._woken:
+                raise
+            task.uncancel()
+            raise Interrupted(unanswered) from None
         except (openai.OpenAIError, GarbledReply, TimeoutError) as error:
+            if _too_long(error):
+                return Reply(str(error), "too-long", tries=tries, unanswered=unanswered)
             raise TransportError(
                 _explain(error, endpoint, tries), unanswered=unanswered, fatal=_fatal(error)
             ) from error
-        return self._reply(completion, tries, unanswered, seconds)
+        finally:
+            self._waiting.discard(task)
+            self._woken.discard(task)
+        return self._reply(call, completion, tries, unanswered, seconds)
 
     async def _request(self, call: Call) -> tuple[ChatCompletion, float]:
         estimate = sum(len(m.content) for m in call.messages) / 3 + call.sampling.max_tokens
@@ -137,15 +179,20 @@ class Transport:
         await self._tokens.take(estimate)
         start = time.monotonic()
         used = 0
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.discard(task)
         try:
             # The client's own timeout runs anew with every byte; this one does not.
             async with asyncio.timeout(self.endpoint.timeout):
                 completion = await self._client.chat.completions.create(**self._body(call))
             _check(completion)
-            used = completion.usage.total_tokens if completion.usage else 0
-        except json.JSONDecodeError as error:
+            usage = _usage(completion)
+            used = usage.input + usage.output if usage else estimate
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise GarbledReply(f"the body is not JSON: {error}") from error
         finally:
+            self._waiting.add(task)
             self._tokens.give_back(estimate - used)
         return completion, time.monotonic() - start
 
@@ -178,15 +225,21 @@ class Transport:
         return wait if wait <= self.endpoint.retry_after_max else False
 
     def _reply(
-        self, completion: ChatCompletion, tries: int, unanswered: int, seconds: float
+        self, call: Call, completion: ChatCompletion, tries: int, unanswered: int, seconds: float
     ) -> Reply:
         choice = completion.choices[0]
-        text = choice.message.content or ""
-        refused = bool(choice.message.refusal)
-        usage = _usage(completion)
+        text = _text(choice.message.content)
+        refusal = _text(choice.message.refusal)
+        failure = _failure(choice.finish_reason, bool(refusal), text)
+        if len(text) > CHARACTERS_PER_TOKEN * call.sampling.max_tokens:
+            text, failure = text[: CHARACTERS_PER_TOKEN * 16], "oversized"
+        # What is not counted is taken to be the most it can be: a hard limit stays hard.
+        usage = _usage(completion) or Usage(
+            most_input_tokens(call.messages), call.sampling.max_tokens
+        )
         return Reply(
-            text=choice.message.refusal or text,
-            failure=_failure(choice.finish_reason, refused, text),
+            text=refusal or text,
+            failure=failure,
             usage=usage,
             cost=self.prices.of(usage),
             tries=tries,
@@ -205,23 +258,70 @@ def _failure(finish_reason: str | None, refused: bool, text: str) -> Failure | N
     return None if text.strip() else "empty-reply"
 
 
-def _usage(completion: ChatCompletion) -> Usage:
+def _text(content: Any) -> str:
+    """What a message says: a text, or a list of parts. NUL bytes are left out, and half a character
+    (a lone surrogate) becomes U+FFFD: no store takes either.
+
+    Raises:
+        GarbledReply: it is neither.
+    """
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        content = "".join(
+            part if isinstance(part, str) else str(part.get("text") or "")
+            for part in content
+            if isinstance(part, (str, dict))
+        )
+    if not isinstance(content, str):
+        raise GarbledReply(f"the content is neither text nor parts: {str(content)[:200]!r}")
+    whole = content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace("\x00", "")
+
+
+def _usage(completion: ChatCompletion) -> Usage | None:
+    """What the endpoint counted; None where it did not, or not in whole numbers."""
     usage = completion.usage
     if usage is None:
-        return Usage()
-    details = usage.prompt_tokens_details
-    cached = (details.cached_tokens or 0) if details is not None else 0
+        return None
+    details = getattr(usage, "prompt_tokens_details", None)
+    cached = getattr(details, "cached_tokens", None) or 0
+    counts = [getattr(usage, f"{name}_tokens", None) for name in ("prompt", "completion", "total")]
+    counts.append(cached)
+    if not all(type(count) is int and count >= 0 for count in counts):
+        return None
+    given, written, total, cached = counts
     # Some endpoints count reasoning apart from the answer; the total has it.
-    output = max(usage.completion_tokens, usage.total_tokens - usage.prompt_tokens)
-    return Usage(usage.prompt_tokens, output, cached)
+    return Usage(given, max(written, total - given), min(cached, given))
 
 
 def _check(completion: Any) -> None:
     """Endpoints answer 200 with error pages, error objects and empty lists."""
     if not isinstance(completion, ChatCompletion):
         raise GarbledReply(f"the body is no JSON object: {str(completion)[:200]!r}")
-    if not completion.choices or completion.choices[0].message is None:
-        raise GarbledReply(f"the body holds no choice: {completion.to_json()[:200]}")
+    choices = completion.choices
+    if not isinstance(choices, list) or not choices or not _is_message(choices[0]):
+        raise GarbledReply(f"the body holds no choice: {str(completion)[:200]}")
+    _text(choices[0].message.content)
+    _text(choices[0].message.refusal)
+
+
+def _is_message(choice: Any) -> bool:
+    message = getattr(choice, "message", None)
+    return hasattr(message, "content") and hasattr(message, "refusal")
+
+
+def _too_long(error: Exception) -> bool:
+    """Whether the endpoint said that it takes no request of this length."""
+    return (
+        isinstance(error, openai.APIStatusError)
+        and error.status_code in (400, 413, 422)
+        and (
+            error.status_code == 413
+            or error.code == "context_length_exceeded"
+            or bool(_TOO_LONG.search(error.message))
+        )
+    )
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

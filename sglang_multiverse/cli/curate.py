@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,8 +77,9 @@ def run(
     """Curate a source, or go on where an earlier run was stopped, killed, or out of budget.
 
     Replies and outcomes are kept in the store: an unchanged run makes no call, a changed prompt
-    asks again only for what depends on it. Press Ctrl-C once to end after the calls in flight,
-    twice to drop these too.
+    asks again only for what depends on it. Before the first item a request of a few tokens shows
+    that key, model and address are right. Press Ctrl-C once to end after the requests in flight
+    (none is tried again), twice to drop these too.
 
     Exit code 0: every item is accepted or rejected. 1: some are not. 2: nothing could be done.
     """
@@ -184,8 +186,8 @@ def _run(
     record: Path | None,
 ) -> Finished:
     from ..data_pipeline.pipeline import Run
-    from ..data_pipeline.store.store import Store, StoreError
-    from ..data_pipeline.teacher.caller import StoredCaller
+    from ..data_pipeline.store.store import Store, StoreError, store_error
+    from ..data_pipeline.teacher.caller import StoredCaller, preflight
     from ..data_pipeline.teacher.cassette import record_cassettes
     from ..data_pipeline.teacher.transport import Transport
 
@@ -197,7 +199,8 @@ def _run(
 
     async def go(store: Store) -> Finished:
         async with Transport(endpoint, loaded.price_list()) as transport:
-            caller = StoredCaller(store, transport, loaded.limits())
+            first = preflight(recipe.model, recipe.sampling)
+            caller = StoredCaller(store, transport, loaded.limits(), first)
             show = _Display(loaded.prices.currency, caller)
             one = Run(
                 ingested.records,
@@ -222,6 +225,8 @@ def _run(
                 typer.echo(f"{len(written):,} cassettes in {record}")
     except StoreError as error:
         fail(error)
+    except sqlite3.Error as error:
+        fail(store_error(path, error))
     except asyncio.CancelledError:
         typer.echo("stopped; requests in flight were dropped and may have been charged", err=True)
         raise typer.Exit(1) from None
@@ -299,7 +304,7 @@ class _Display:
 
 
 def _with_store(path: Path, use: Callable[[Any], None]) -> None:
-    from ..data_pipeline.store.store import Store, StoreError
+    from ..data_pipeline.store.store import Store, StoreError, store_error
 
     if not path.exists():
         fail(f"no store {path}; `multiverse curate run` makes one, --store names another")
@@ -308,6 +313,8 @@ def _with_store(path: Path, use: Callable[[Any], None]) -> None:
             use(store)
     except StoreError as error:
         fail(error)
+    except sqlite3.Error as error:
+        fail(store_error(path, error))
 
 
 @app.command("status")

@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from sglang_multiverse.data_pipeline.teacher.caller import PREFLIGHT
 from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, Replied, completion, load_all
 from sglang_multiverse.data_pipeline.teacher.task import Task, question_of
 
@@ -65,6 +66,8 @@ class ReplayServer(ThreadingHTTPServer):
         self.answerer = answerer
         self.requests: list[Request] = []
         self.unmatched: list[str] = []
+        self.preflights = 0
+        self.preflight: dict[str, Any] | None = None  # a fault that the first request meets
         self.seen: Counter[tuple[str, str, int]] = Counter()
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
@@ -119,6 +122,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(401, {"error": {"message": "wrong key", "code": "invalid_api_key"}})
             return
         texts = [message["content"] for message in request["messages"]]
+        if texts == [PREFLIGHT]:
+            with server.lock:
+                server.preflights += 1
+            if server.preflight is not None:
+                self.fail(server.preflight)
+                return
+            self.reply(200, completion(request["model"], Replied("ready"), texts[0]))
+            return
         task = Task.read(texts[-1])
         question = question_of("\n".join(texts))
         cassette = server.by_question.get(question or "")

@@ -10,9 +10,9 @@ from sglang_multiverse.data_pipeline.gates import CURATION, check_document
 from sglang_multiverse.data_pipeline.recipe import Recipe
 from sglang_multiverse.data_pipeline.record import Record, Rejection, item_id
 from sglang_multiverse.data_pipeline.source.sentences import split_sentences
-from sglang_multiverse.data_pipeline.stages.asking import unfenced
 from sglang_multiverse.data_pipeline.stages.filling import read_placement
 from sglang_multiverse.data_pipeline.stages.framing import read_frames
+from sglang_multiverse.data_pipeline.stages.payload import payload
 from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, Replied, load, load_all
 from sglang_multiverse.data_pipeline.teacher.prompt import FOLDER, PromptError, Prompts, read
 from sglang_multiverse.flatten import flatten_text
@@ -237,13 +237,13 @@ def test_reading_frames() -> None:
     ["```\na < b\n```", "```markdown\na < b\n```\n\n", "~~~\na < b\n~~~", "a < b", " a < b\n"],
 )
 def test_fences_around_all_of_it_go(fenced: str) -> None:
-    assert unfenced(fenced) == "a < b"
+    assert payload(fenced) == "a < b"
 
 
 def test_fences_inside_stay() -> None:
     text = "S1: code\n```\nx\n```\nS2: more"
-    assert unfenced(text) == text
-    assert unfenced(f"````\n{text}\n````") == text
+    assert payload(text) == text
+    assert payload(f"````\n{text}\n````") == text
 
 
 def test_the_same_replies_make_the_same_record() -> None:
@@ -307,7 +307,7 @@ def test_a_dead_end_in_the_source_stays_in_sequence() -> None:
 def test_text_around_the_block_is_not_taken() -> None:
     clean = ITEMS["clean"]
     (reply,) = clean.replies["rewrite B1"]
-    chatty = Replied(f"Sure, here it is:\n{reply.text}")
+    chatty = Replied(f"The colours of the balls matter below.\n{reply.text}")
     replies = {**clean.replies, "rewrite B1": (chatty, reply)}
     driven = drive(replace(clean, replies=replies))
     assert isinstance(driven.result, Record)

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from .gates import GateOptions
-from .recipe import Recipe, count_pieces
+from .recipe import OnFailedRewrite, Recipe, count_pieces
 from .teacher.budget import Budget, Prices
 from .teacher.call import Sampling
 from .teacher.prompt import PromptError, Prompts
@@ -140,7 +140,7 @@ class Config(_Part):
     room: int = Field(
         default=1, ge=0, le=8, description="times max_tokens may double after a reply that was cut"
     )
-    on_failed_rewrite: Literal["reject", "keep"] = "reject"
+    on_failed_rewrite: OnFailedRewrite = "flatten"
     judge: bool = False
     benefit: int | None = None
     tokenizer: Path | None = Field(default=None, description="folder with a tokenizer.json")

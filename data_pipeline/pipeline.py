@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sglang_multiverse.text import parse_text
+
 from .recipe import Recipe
 from .record import Record, Rejection
 from .stages import Steps, curate
@@ -101,6 +103,7 @@ def _accepted(record: Record) -> dict[str, Any]:
         "text": record.text,
         "outline": record.outline.render() if record.outline else "",
         "notes": [finding.row() for finding in record.notes],
+        "blocks": {"proposed": record.proposed, "kept": len(parse_text(record.text).blocks)},
     }
 
 

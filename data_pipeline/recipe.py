@@ -24,6 +24,10 @@ STAGE_VERSIONS = {
 }
 
 
+#: See :attr:`Recipe.on_failed_rewrite`.
+OnFailedRewrite = Literal["flatten", "keep", "reject"]
+
+
 def count_pieces(text: str) -> int:
     """Pieces of text, close to the tokens of a byte-level BPE vocabulary."""
     return len(lex(text).pieces)
@@ -35,7 +39,9 @@ class Recipe:
 
     Attributes:
         attempts: times a task is given, the first included, before its item is rejected.
-        on_failed_rewrite: ``reject`` the item, or ``keep`` the block as drafted, with a note.
+        on_failed_rewrite: what becomes of a block that cannot be rewritten, or whose paths need one
+            another: ``flatten`` it to the source's own sentences, ``keep`` it, or ``reject`` the
+            item. The first two leave a note.
         room: times a reply's ``max_tokens`` is doubled, at most, after one that was cut.
         judge: ask the model whether each path can stand without its siblings.
         benefit: undo blocks that do not shorten the critical path by more than this many tokens;
@@ -49,7 +55,7 @@ class Recipe:
     gates: GateOptions = CURATION
     attempts: int = 3
     room: int = 1
-    on_failed_rewrite: Literal["reject", "keep"] = "reject"
+    on_failed_rewrite: OnFailedRewrite = "flatten"
     judge: bool = False
     benefit: int | None = None
     count_tokens: Callable[[str], int] = count_pieces

@@ -25,6 +25,8 @@ class Record:
         outline: tree of steps and groups, after the outline stage.
         filled: the same tree over the source's sentences, after the fill stage.
         text: canonical trace (``<Think>…</Think>`` and answer), from the draft on.
+        proposed: outermost blocks of the draft.
+        plain: for each outermost block of ``text`` what the source says in its place.
         notes: findings that were accepted: what was kept as drafted or undone.
     """
 
@@ -36,6 +38,8 @@ class Record:
     outline: Outline | None = None
     filled: Outline | None = None
     text: str = ""
+    proposed: int = 0
+    plain: tuple[str, ...] = ()
     notes: tuple[Finding, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 

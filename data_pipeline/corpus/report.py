@@ -29,6 +29,7 @@ def report_row(summary: Summary) -> dict[str, Any]:
             {"stage": stage, "code": code, "items": count}
             for (stage, code), count in summary.reasons.most_common()
         ],
+        "blocks": _blocks(summary),
         "notes": dict(_notes(summary)),
         "error_messages": dict(_errors(summary)),
         "stages": {name: asdict(use) for name, use in summary.stages.items()},
@@ -55,6 +56,28 @@ def _notes(summary: Summary) -> Counter[str]:
         if outcome.status == "accepted" and outcome.result
         for code in {note["code"] for note in outcome.result["notes"]}
     )
+
+
+def _blocks(summary: Summary) -> dict[str, Any]:
+    """Outermost blocks of the accepted items: proposed, kept, and flattened by why."""
+    results = [
+        outcome.result
+        for outcome in summary.outcomes.values()
+        if outcome.status == "accepted" and outcome.result
+    ]
+    counts = [result.get("blocks", {}) for result in results]
+    flattened = Counter(
+        note["code"].removeprefix("flattened: ")
+        for result in results
+        for note in result["notes"]
+        if note["code"].startswith("flattened: ") or note["code"] == "costly-block"
+    )
+    return {
+        "proposed": sum(one.get("proposed", 0) for one in counts),
+        "kept": sum(one.get("kept", 0) for one in counts),
+        "flattened": dict(flattened.most_common()),
+        "items_with_a_block": sum(one.get("kept", 0) > 0 for one in counts),
+    }
 
 
 def _errors(summary: Summary) -> Counter[str]:
@@ -109,6 +132,20 @@ def _markdown(summary: Summary, row: dict[str, Any]) -> Iterator[str]:
         yield from table(
             ("stage", "code", "items"),
             [(one["stage"], f"`{one['code']}`", one["items"]) for one in row["rejections"]],
+        )
+    blocks = row["blocks"]
+    if blocks["proposed"]:
+        yield "## Blocks"
+        yield ""
+        yield f"{blocks['items_with_a_block']:,} accepted items hold one or more."
+        yield ""
+        yield from table(
+            ("outermost blocks", "count"),
+            [
+                ("proposed", blocks["proposed"]),
+                ("kept", blocks["kept"]),
+                *((f"flattened: `{code}`", n) for code, n in blocks["flattened"].items()),
+            ],
         )
     if row["notes"]:
         yield "## Accepted with a note"

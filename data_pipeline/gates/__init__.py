@@ -19,6 +19,7 @@ from .meaning.independence import Judge, check_independence, judge_independence
 from .meaning.rewrite import check_rewrite
 from .options import CURATION, MODEL_OUTPUT, GateOptions
 from .text.benefit import flatten_costly_blocks
+from .text.flat import plain, without_blocks
 from .text.grammar import check_grammar, keeps_tree
 from .text.located import locate
 from .text.numbering import renumber
@@ -38,7 +39,9 @@ __all__ = [
     "final_answer",
     "flatten_costly_blocks",
     "judge_independence",
+    "plain",
     "renumber",
+    "without_blocks",
 ]
 
 

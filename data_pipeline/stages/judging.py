@@ -1,7 +1,7 @@
 """The optional judge: an LLM says whether each path can stand without its siblings.
 
-It sees what no rule over words can, such as a number that only another path could have found. A
-block it faults rejects the item, or is noted, as a failed rewrite does.
+It sees what no rule over words can, such as a number that only another path could have found. What
+becomes of a block it faults is what becomes of one whose rewrite failed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..record import Record, Rejection
 from ..teacher.call import Message
 from .asking import Question, Reading, Steps, ask
 from .payload import payload
-from .rewriting import block_text
+from .rewriting import block_text, flatten
 
 _VERDICT = re.compile(
     r"[ \t]*(?:[-*][ \t]+)?[*_]*(?:Path[ \t]+)?(\d+)[*_]*[ \t]*[:.)][*_]*[ \t]*(.*)"
@@ -31,6 +31,7 @@ def judge(record: Record, recipe: Recipe) -> Steps:
         return record
     thought = parse_text(record.text).thought or []
     notes = list(record.notes)
+    failed: dict[int, Rejection] = {}
     number = 0
     for index, block in enumerate(thought):
         if isinstance(block, str):
@@ -46,19 +47,25 @@ def judge(record: Record, recipe: Recipe) -> Steps:
             return read_verdicts(payload(reply), count)
 
         verdicts = yield from ask(record, recipe, question, read)
-        if isinstance(verdicts, Rejection):
-            return verdicts
-        findings = [
-            Finding(
-                "judged-dependent", f"path {path} of block {number} {verdict}", gate="independence"
-            )
-            for path, verdict in verdicts.items()
-            if not _FINE.match(verdict)
-        ]
-        if findings and recipe.on_failed_rewrite == "reject":
-            return Rejection.of("judge", findings)
-        notes += findings
-    return replace(record, notes=tuple(notes))
+        why = verdicts if isinstance(verdicts, Rejection) else _dependent(verdicts, number)
+        if why is None:
+            continue
+        if recipe.on_failed_rewrite == "reject":
+            return why
+        if recipe.on_failed_rewrite == "keep":
+            notes += why.findings
+        else:
+            failed[number - 1] = why
+    return flatten(replace(record, notes=tuple(notes)), recipe, failed)
+
+
+def _dependent(verdicts: dict[int, str], number: int) -> Rejection | None:
+    findings = [
+        Finding("judged-dependent", f"path {path} of block {number} {verdict}", gate="independence")
+        for path, verdict in verdicts.items()
+        if not _FINE.match(verdict)
+    ]
+    return Rejection.of("judge", findings) if findings else None
 
 
 def _question(record: Record, recipe: Recipe, block: Block, before: str, name: str) -> Question:

@@ -6,7 +6,7 @@ the shared text parser, so mathematics may hold ``<`` and ``&``; its numbers do 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 
 from sglang_multiverse.text import (
@@ -21,7 +21,14 @@ from sglang_multiverse.text import (
 )
 
 from ..finding import Finding
-from ..gates import check_block, check_borrowed, check_document, renumber
+from ..gates import (
+    check_block,
+    check_borrowed,
+    check_document,
+    plain,
+    renumber,
+    without_blocks,
+)
 from ..gates.text.located import locate
 from ..recipe import STAGE_VERSIONS, Recipe
 from ..record import Record, Rejection
@@ -39,21 +46,62 @@ def rewrite(record: Record, recipe: Recipe) -> Steps:
     document = parse_text(record.text)
     thought = document.thought or []
     notes = list(record.notes)
-    blocks = [index for index, part in enumerate(thought) if isinstance(part, Block)]
-    for number, index in enumerate(blocks, start=1):
-        rewritten = yield from _rewritten(record, recipe, document, index, f"B{number}")
+    blocks = [(index, part) for index, part in enumerate(thought) if isinstance(part, Block)]
+    # A path of the draft holds the source's own sentences.
+    sentences = [plain(block) for _, block in blocks]
+    failed: dict[int, Rejection] = {}
+    for number, (index, _) in enumerate(blocks):
+        rewritten = yield from _rewritten(record, recipe, document, index, f"B{number + 1}")
         if isinstance(rewritten, Block):
             thought[index] = rewritten
         elif recipe.on_failed_rewrite == "reject":
             return rewritten
-        else:
+        elif recipe.on_failed_rewrite == "keep":
             notes.append(
                 Finding(
                     "kept-as-drafted",
-                    f"block {number} is not rewritten ({rewritten.code}: {rewritten.message})",
+                    f"block {number + 1} is not rewritten ({rewritten.code}: {rewritten.message})",
                 )
             )
-    return replace(record, text=serialise(renumber(document)), notes=tuple(notes))
+        else:
+            failed[number] = rewritten
+    text = serialise(renumber(document))
+    record = replace(
+        record, text=text, proposed=len(blocks), plain=tuple(sentences), notes=tuple(notes)
+    )
+    return flatten(record, recipe, failed)
+
+
+def flatten(record: Record, recipe: Recipe, failed: Mapping[int, Rejection]) -> Record | Rejection:
+    """``record`` with the source's own sentences in the place of outermost blocks, each with a
+    note.
+
+    Args:
+        failed: what is wrong with a block, by its number from 0.
+
+    Returns:
+        What is wrong with the last one, where none is left and the gates require one.
+    """
+    if not failed:
+        return record
+    texts = {number: record.plain[number] for number in failed}
+    document = without_blocks(parse_text(record.text), texts)
+    if recipe.gates.require_block and not document.blocks:
+        return failed[max(failed)]
+    notes = [
+        Finding(
+            f"flattened: {why.code}",
+            f"block {number + 1}: {why.message}",
+            gate=why.findings[0].gate if why.findings else "grammar",
+        )
+        for number, why in failed.items()
+    ]
+    return replace(
+        record,
+        text=serialise(document),
+        plain=tuple(text for number, text in enumerate(record.plain) if number not in failed),
+        notes=(*record.notes, *notes),
+    )
 
 
 def _rewritten(

@@ -170,6 +170,49 @@ def test_a_failed_rewrite_can_be_kept_as_drafted() -> None:
     assert "every fifth number gives one, that is 100 / 5 = 20" in driven.result.text
 
 
+def spoilt(name: str) -> Cassette:
+    """``two-blocks``, the second of which cannot be rewritten."""
+    cassette = ITEMS[name]
+    broken = (Replied("nothing of the sort"),) * 3
+    return replace(cassette, replies={**cassette.replies, "rewrite B2": broken})
+
+
+def test_a_failed_block_is_flattened_to_the_sources_sentences_and_the_item_kept() -> None:
+    cassette = spoilt("two-blocks")
+    driven = drive(cassette)
+    assert isinstance(driven.result, Record), driven.result
+    (block,) = parse_text(driven.result.text).blocks
+    whole = drive(ITEMS["two-blocks"]).result
+    assert isinstance(whole, Record)
+    kept, lost = parse_text(whole.text).blocks
+    assert block == kept
+    (note,) = driven.result.notes
+    assert note.code == "flattened: no-block"
+    assert (driven.result.proposed, len(driven.result.plain)) == (2, 1)
+    # Not a word of the second block's frame is left, and every sentence of its paths is.
+    for outline in lost.outlines:
+        assert outline.text.strip() not in driven.result.text
+    sentences = {one.strip() for one in cassette.chain.split(". ")}
+    flat = " ".join(driven.result.text.split())
+    assert all(" ".join(one.split()).rstrip(".") in flat for one in list(sentences)[-3:])
+    assert isinstance(
+        drive(cassette, Recipe("teacher", on_failed_rewrite="reject")).result, Rejection
+    )
+
+
+def test_a_dependent_block_is_flattened() -> None:
+    two = ITEMS["two-blocks"]
+    replies = {
+        **two.replies,
+        "judge B1": (Replied("1: uses the count of path 2\n2: ok"),),
+        "judge B2": (Replied("1: ok\n2: ok"),),
+    }
+    driven = drive(replace(two, replies=replies), Recipe("teacher", judge=True))
+    assert isinstance(driven.result, Record), driven.result
+    assert [note.code for note in driven.result.notes] == ["flattened: judged-dependent"]
+    assert len(parse_text(driven.result.text).blocks) == 1
+
+
 def test_chains_without_groups_can_be_kept() -> None:
     gates = replace(CURATION, require_block=False)
     driven = drive(ITEMS["no-parallelism"], Recipe("teacher", gates=gates))

@@ -14,6 +14,7 @@ from sglang_multiverse.dialect import MULTIVERSE, DialectSpec
 from sglang_multiverse.text import Block, Content, Document, serialise
 
 from ...finding import Finding
+from .flat import put, put_paths
 from .numbering import renumber
 
 CountTokens = Callable[[str], int]
@@ -63,7 +64,7 @@ class _Undoing:
         out: Content = []
         for part in content:
             if isinstance(part, str):
-                _put(out, part)
+                put(out, part)
                 continue
             block = replace(
                 part,
@@ -81,14 +82,7 @@ class _Undoing:
                     gate="benefit",
                 )
             )
-            _break(out)
-            for path in block.paths:
-                for index, inner in enumerate(path.content):
-                    if isinstance(inner, str):
-                        _put(out, inner if index else inner.lstrip(" "))
-                    else:
-                        out.append(inner)
-                _break(out)
+            put_paths(out, block)
         return out
 
     def benefit(self, block: Block) -> Benefit:
@@ -129,16 +123,3 @@ def _ending(content: Content) -> Content:
     """The line end a path has before its closing tag, where its text does not bring one."""
     last = content[-1] if content else ""
     return ["\n"] if isinstance(last, str) and not last.endswith("\n") else []
-
-
-def _put(out: Content, text: str) -> None:
-    if text and out and isinstance(out[-1], str):
-        out[-1] += text
-    elif text:
-        out.append(text)
-
-
-def _break(out: Content) -> None:
-    """A new line for what follows; after a block there is one already."""
-    if out and isinstance(out[-1], str) and not out[-1].endswith("\n"):
-        out[-1] += "\n"

@@ -17,7 +17,7 @@ class Record:
     """One item on its way through the stages.
 
     Attributes:
-        id: hash of the question, see :func:`item_id`.
+        id: hash of question and chain, see :func:`item_id`.
         question: what was asked, without any prompt suffix.
         source: the sequential reasoning chain.
         attempt: the answer that followed the chain, to the user.
@@ -62,11 +62,11 @@ class Rejection:
         return cls(stage, first.code, first.message, first.span, tuple(findings))
 
 
-def item_id(question: str) -> str:
-    """Sixteen hex digits of the question's SHA-256; white space does not count.
+def item_id(question: str, chain: str = "") -> str:
+    """Sixteen hex digits of the SHA-256 of question and chain; white space does not count.
 
-    >>> item_id("What is 1 + 1?") == item_id(" What is  1 + 1?\\n")
+    >>> item_id("What is 1 + 1?", "Two.") == item_id(" What is  1 + 1?\\n", "Two. ")
     True
     """
-    normal = re.sub(r"\s+", " ", question).strip()
-    return hashlib.sha256(normal.encode()).hexdigest()[:16]
+    normal = "\0".join(re.sub(r"\s+", " ", text).strip() for text in (question, chain) if text)
+    return hashlib.sha256(normal.encode("utf-8", "replace")).hexdigest()[:16]

@@ -16,6 +16,7 @@ from .meaning.content import check_content, kept_spans
 from .meaning.coverage import check_fill, compare_sentences
 from .meaning.equivalence import EQUIVALENCE, Equivalence
 from .meaning.independence import Judge, check_independence, judge_independence
+from .meaning.placed import check_paths as check_placed
 from .meaning.rewrite import check_rewrite
 from .options import CURATION, MODEL_OUTPUT, GateOptions
 from .text.benefit import flatten_costly_blocks
@@ -36,6 +37,7 @@ __all__ = [
     "check_document",
     "check_fill",
     "check_outline",
+    "check_paths",
     "final_answer",
     "flatten_costly_blocks",
     "judge_independence",
@@ -83,6 +85,14 @@ def check_document(
         located, answer=answer, source=source, options=options, equivalence=equivalence
     )
     return findings
+
+
+def check_paths(text: str, source: str, options: GateOptions = CURATION) -> list[Finding]:
+    """What the paths of a canonical text state otherwise than the sentences of ``source`` that they
+    were made of. Nothing where the grammar leaves open what belongs to which path."""
+    located = locate(text)
+    whole = keeps_tree(check_grammar(located, options))
+    return check_placed(located, source) if whole else []
 
 
 def check_block(old: str, new: str, *, options: GateOptions = CURATION) -> list[Finding]:

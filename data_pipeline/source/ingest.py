@@ -64,7 +64,7 @@ def ingest(source: Source) -> Ingested:
             break
         made = read_record(row, number, source)
         if isinstance(made, Record) and made.id in seen:
-            made = Skipped(number, "duplicate-question", "an earlier row asks the same")
+            made = Skipped(number, "duplicate", "an earlier row has the same question and chain")
         if isinstance(made, Record) and forbidden & ngrams(made.question, source.ngram):
             made = Skipped(number, "contaminated", "the question shares words with a test set")
         if isinstance(made, Skipped):
@@ -101,7 +101,7 @@ def read_record(row: Any, number: int, source: Source) -> Record | Skipped:
             return Skipped(number, "filtered", f"{name} is {row.get(name)!r}, not {wanted!r}")
     question = texts["question"].strip()
     return Record(
-        id=item_id(question),
+        id=item_id(question, texts["chain"]),
         question=question,
         source=texts["chain"].strip(),
         attempt=str(attempt or "").strip(),

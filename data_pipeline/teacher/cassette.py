@@ -60,7 +60,7 @@ class Cassette:
 
     @property
     def id(self) -> str:
-        return item_id(self.question)
+        return item_id(self.question, self.chain)
 
     def record(self) -> Record:
         """The item as the stages take it."""

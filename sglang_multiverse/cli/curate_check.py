@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 CountTokens = Callable[[str], int]
 
 
+class FailOn(StrEnum):
+    """What makes the exit code 1."""
+
+    nothing = "nothing"
+    unreadable = "unreadable"
+    rejected = "rejected"
+
+
 def command(
     file: Annotated[
         str,
@@ -30,14 +39,20 @@ def command(
         ),
     ],
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a text: id, accepted, codes, findings.")
+        bool,
+        typer.Option(
+            "--json", help="One JSON object a text: id, accepted, codes, gates, findings."
+        ),
     ] = False,
     text: Annotated[
         str | None, typer.Option(help=f"Field of the text [default: first of {TEXT_FIELDS}].")
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(help=f"Field of the sequential source [default: {SOURCE_FIELDS[0]}, if any]."),
+        typer.Option(
+            help=f"Field of the sequential source [default: {SOURCE_FIELDS[0]}, if any]; what "
+            "compares with it runs, each path against its own sentences, too."
+        ),
     ] = None,
     answer: Annotated[
         str | None,
@@ -47,7 +62,7 @@ def command(
         bool,
         typer.Option(
             help="Judge what a model wrote, not training data: cut texts, texts without a block, "
-            "a free cue line, depth to 4 and any wording of paths are accepted."
+            "a free cue line, depth to 4 and, without --source, any wording of paths are accepted."
         ),
     ] = False,
     strict_coverage: Annotated[
@@ -66,6 +81,10 @@ def command(
             "critical path.",
         ),
     ] = None,
+    fail_on: Annotated[
+        FailOn,
+        typer.Option(help="Exit with 1 where a text is rejected, or only where one is unreadable."),
+    ] = FailOn.nothing,
     tokenizer: Annotated[
         Path | None,
         typer.Option(
@@ -78,8 +97,10 @@ def command(
     """Check a corpus of parallel texts without an LLM.
 
     A text is accepted when no gate finds anything. Lines that hold no text are reported with
-    their number and remedy and count as rejected; the rest is checked. The exit code is 0 unless
-    the file cannot be read at all.
+    their number and remedy and count as rejected; the rest is checked.
+
+    Exit code 0: checked. 1: what --fail-on names was found. 2: the file cannot be read, or holds no
+    text at all.
     """
     from ..data_pipeline.gates import CURATION, MODEL_OUTPUT
     from ..data_pipeline.gates.meaning.equivalence import EquivalenceError
@@ -100,7 +121,10 @@ def command(
                 typer.echo(f"error: {item}", err=True)
                 row = report.bad_line(item)
             else:
-                row = report.add(item, _check(item, options, count, benefit or 0))
+                findings = _check(item, options, count, benefit or 0)
+                if item.source is not None and (source is not None or not model_output):
+                    findings += _check_paths(item)
+                row = report.add(item, findings)
             if as_json:
                 typer.echo(json.dumps(row))
     except BrokenPipeError:  # the reader has seen enough; an OSError, but no fault of the file
@@ -108,10 +132,15 @@ def command(
     except (OSError, ValueError, EquivalenceError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    if not report.texts and not report.bad:
-        typer.echo(f"error: {file} holds no line", err=True)
-    elif not as_json:
+    if not report.texts:
+        what = "no line that holds a text" if report.bad else "no line"
+        typer.echo(f"error: {file} holds {what}", err=True)
+        raise typer.Exit(2)
+    if not as_json:
         _show(report)
+    rejected = report.texts - report.accepted + report.bad
+    if {FailOn.rejected: rejected, FailOn.unreadable: report.bad}.get(fail_on):
+        raise typer.Exit(1)
 
 
 @dataclass
@@ -138,6 +167,7 @@ class Report:
             "id": item.id,
             "accepted": not findings,
             "codes": list(dict.fromkeys(finding.code for finding in findings)),
+            "gates": {finding.code: finding.gate for finding in findings},
             "findings": [finding.row() for finding in findings],
         }
 
@@ -148,6 +178,7 @@ class Report:
             "id": f"line {line.line}",
             "accepted": False,
             "codes": ["bad-line"],
+            "gates": {},
             "findings": [],
             "error": str(line),
         }
@@ -164,6 +195,15 @@ def _check(
     )
     if count is not None:
         findings += flatten_costly_blocks(parse_text(item.text), count, margin)[1]
+    return findings
+
+
+def _check_paths(item: Item) -> list[Finding]:
+    """Nothing where the grammar leaves open what belongs to which path."""
+    from ..data_pipeline.gates import MODEL_OUTPUT, check_paths
+
+    assert item.source is not None
+    findings: list[Finding] = check_paths(item.text, item.source, MODEL_OUTPUT)
     return findings
 
 

@@ -8,19 +8,45 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..tiny import MODEL_DIR, task
+from ..tiny import MACHINES_DIR, MODEL_DIR, machines, task
 from .refusal import fail
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
 
-QUESTION = "Let A = 482+395, B = 913-278, C = 267*4. Which is largest, A, B or C?"
-MAX_NEW_TOKENS = 1200
+
+@dataclass(frozen=True)
+class Shipped:
+    """A model that ships.
+
+    Attributes:
+        task: module of its questions.
+        question: what it is asked where the user asks nothing.
+        longest: tokens of an answer, above which it is cut.
+    """
+
+    folder: Path
+    task: Any
+    question: str
+    longest: int
+
+
+MACHINES = Shipped(
+    MACHINES_DIR,
+    machines,
+    "Which ends highest: a green 12 11 times, b white 8 12 times, c blue 33 11 times, "
+    "d brown 15 11 times?",
+    2000,
+)
+SUMS = Shipped(
+    MODEL_DIR, task, "Let A = 482+395, B = 913-278, C = 267*4. Which is largest, A, B or C?", 1200
+)
 #: Tokens: of the context where no config says it; of the template and the mode around a question.
 _CONTEXT, _TEMPLATE = 2048, 100
 
@@ -43,7 +69,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Report:
-    """What ``--json`` prints. ``correct`` is None where the right answer is not known."""
+    """What ``--json`` prints.
+
+    ``sequential_…`` is the same text, one path after another; ``step_by_step_…`` another text, the
+    answer to the same question asked sequentially. ``…correct`` is None where the right answer is
+    not known.
+    """
 
     question: str
     answer: str
@@ -61,14 +92,19 @@ class Report:
     seconds: float
     sequential_seconds: float
     same_text: bool
+    step_by_step_tokens: int
+    step_by_step_forward_steps: int
+    step_by_step_seconds: float
+    step_by_step_correct: bool | None
     device: str
     text: str
 
 
 def command(
     question: Annotated[
-        str, typer.Option(help="A question of the kind the tiny model was made for.")
-    ] = QUESTION,
+        str | None,
+        typer.Option(help="A question of the kind the model was made for.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     model: Annotated[
         str | None,
@@ -81,11 +117,11 @@ def command(
         typer.Option(help="Ask this running server, as http://127.0.0.1:30000, and start none."),
     ] = None,
 ) -> None:
-    """Ask the tiny model a question on the real SGLang server and show its forks and joins.
+    """Ask a tiny model a question on the real SGLang server and show its forks and joins.
 
-    The answer is generated twice: with its paths decoded in parallel, and with
-    `max_live_rows: 1`, which decodes the same paths one after another. The answer goes to stdout,
-    what happens on the way to stderr.
+    It is asked three times: to think in parallel; the same with `max_live_rows: 1`, which decodes
+    the same paths one after another; and to think step by step, as one sequence. The answer goes to
+    stdout, what happens on the way to stderr.
     """
     from rich.console import Console
 
@@ -97,9 +133,11 @@ def command(
     need("serve", "transformers", *([] if url else ["sglang"]))
     try:
         remote = None if url is None else Endpoint(_address(url))
-        folder = model or (str(MODEL_DIR) if remote is None else _tokenizer_of(remote))
-        _check(question, folder, serve=remote is None)
-        report, run, tokenizer = _ask(question, folder, remote, console, quiet=as_json)
+        folder = model or (str(MACHINES_DIR) if remote is None else _tokenizer_of(remote))
+        shipped = SUMS if Path(folder).resolve() == MODEL_DIR else MACHINES
+        asked = shipped.question if question is None else question
+        _check(asked, folder, shipped, serve=remote is None)
+        report, run, tokenizer = _ask(asked, folder, shipped, remote, console, quiet=as_json)
     except ServerError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from error
@@ -130,7 +168,7 @@ def _tokenizer_of(remote: Endpoint) -> str:
     return place
 
 
-def _check(question: str, model: str, *, serve: bool) -> None:
+def _check(question: str, model: str, shipped: Shipped, *, serve: bool) -> None:
     """Refuse what can be told from the outside before anything is loaded."""
     from . import preflight
 
@@ -140,42 +178,57 @@ def _check(question: str, model: str, *, serve: bool) -> None:
     preflight.refuse(found)
     if not question.strip():
         fail("--question is empty; leave it out for the one the demo was made for")
-    room = (preflight.context_length(model) or _CONTEXT) - MAX_NEW_TOKENS - _TEMPLATE
+    room = (preflight.context_length(model) or _CONTEXT) - shipped.longest - _TEMPLATE
     length = len(question.encode())  # no token is shorter than a byte
     if length > room:
         fail(
             f"--question has {length:,} bytes, and at most {room:,} fit beside an answer of "
-            f"{MAX_NEW_TOKENS:,} tokens\n  ask something shorter"
+            f"{shipped.longest:,} tokens\n  ask something shorter"
         )
 
 
 def _ask(
-    question: str, model: str, remote: Endpoint | None, console: Any, *, quiet: bool
+    question: str,
+    model: str,
+    shipped: Shipped,
+    remote: Endpoint | None,
+    console: Any,
+    *,
+    quiet: bool,
 ) -> tuple[Report, Run, Any]:
     """Raises ServerError: no server could be started, or it did not answer."""
-    problem, note = _understand(question)
+    problem, note = _understand(question, shipped)
     with console.status("loading the tokenizer …"):
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(model)
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": task.prompt(question, "parallel")}],
-        tokenize=False,
-        add_generation_prompt=True,
-    )
+
+    def prompt(mode: task.Mode) -> Any:
+        said = shipped.task.prompt(question if problem is None else problem, mode)
+        message = [{"role": "user", "content": said}]
+        return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+
     if note and not quiet:
         console.print(note, style="yellow", markup=False, highlight=False)
     with _served(model, remote, console) as (server, device):
+        ask = partial(_generate, server, max_new_tokens=shipped.longest)
         with console.status("first request: SGLang sets up its kernels …"):
-            _generate(server, prompt, max_new_tokens=1)
+            _generate(server, prompt("parallel"), max_new_tokens=1)
         if not quiet:
             console.print(f"{question}\n", style="bold", markup=False, highlight=False)
-        run = _generate(server, prompt, show=None if quiet else _print)
+        run = ask(prompt("parallel"), show=None if quiet else _print)
         if not quiet:
             _print("\n\n")
         with console.status("the same text, one path after another …"):
-            sequential = _generate(server, prompt, max_live_rows=1)
-    return _report(question, problem, note, run, sequential, device), run, tokenizer
+            sequential = ask(prompt("parallel"), max_live_rows=1)
+        with console.status("the same question, to be thought through step by step …"):
+            step_by_step = ask(prompt("sequential"))
+
+    def correct(one: Run) -> bool | None:
+        return None if problem is None else shipped.task.grade(one.text, problem)
+
+    report = _report(question, note, run, sequential, step_by_step, correct, device)
+    return report, run, tokenizer
 
 
 def _print(piece: str) -> None:
@@ -200,13 +253,14 @@ def _served(model: str, remote: Endpoint | None, console: Any) -> Iterator[tuple
         yield server, server.device
 
 
-def _understand(question: str) -> tuple[task.Problem | None, str | None]:
+def _understand(question: str, shipped: Shipped) -> tuple[Any, str | None]:
+    """What is asked, as the shipped model's task has it, or None and why not."""
     try:
-        return task.understand(question), None
+        return shipped.task.understand(question), None
     except task.NotUnderstood as reason:
         return None, (
             f"The tiny model was not made for this question ({reason}); what it says will be "
-            f"wrong or empty.\n{task.DESCRIPTION}"
+            f"wrong or empty.\n{shipped.task.DESCRIPTION}"
         )
 
 
@@ -214,8 +268,8 @@ def _generate(
     server: Endpoint,
     prompt: str,
     *,
+    max_new_tokens: int,
     show: Callable[[str], None] | None = None,
-    max_new_tokens: int = MAX_NEW_TOKENS,
     max_live_rows: int | None = None,
 ) -> Run:
     params: dict[str, Any] = {"temperature": 0, "max_new_tokens": max_new_tokens}
@@ -236,17 +290,18 @@ def _generate(
 
 def _report(
     question: str,
-    problem: task.Problem | None,
     note: str | None,
     run: Run,
     sequential: Run,
+    step_by_step: Run,
+    correct: Callable[[Run], bool | None],
     device: str,
 ) -> Report:
     meta = {key.removeprefix("multiverse_"): value for key, value in run.meta.items()}
     return Report(
         question=question,
         answer=run.text.rpartition("Answer:")[2].strip() if "Answer:" in run.text else "",
-        correct=None if problem is None else task.grade(run.text, problem),
+        correct=correct(run),
         note=note,
         forks=meta["forks"],
         paths=meta["paths"],
@@ -260,6 +315,10 @@ def _report(
         seconds=round(run.seconds, 3),
         sequential_seconds=round(sequential.seconds, 3),
         same_text=run.output_ids == sequential.output_ids,
+        step_by_step_tokens=step_by_step.meta["completion_tokens"],
+        step_by_step_forward_steps=step_by_step.meta["multiverse_forward_steps"],
+        step_by_step_seconds=round(step_by_step.seconds, 3),
+        step_by_step_correct=correct(step_by_step),
         device=device,
         text=run.text,
     )
@@ -285,12 +344,27 @@ def _show(report: Report, run: Run, tokenizer: Any, console: Any) -> None:
     table.add_column("")
     table.add_column("in parallel", justify="right")
     table.add_column("one path at a time", justify="right")
-    tokens = f"{report.generated_tokens:,}"
-    table.add_row("generated tokens", tokens, tokens if report.same_text else "another text")
+    table.add_column("asked step by step", justify="right")
+    tokens, other = f"{report.generated_tokens:,}", f"{report.step_by_step_tokens:,}"
+    table.add_row("generated tokens", tokens, tokens if report.same_text else "another text", other)
     table.add_row(
-        "forward steps", f"{report.forward_steps:,}", f"{report.sequential_forward_steps:,}"
+        "forward steps",
+        f"{report.forward_steps:,}",
+        f"{report.sequential_forward_steps:,}",
+        f"{report.step_by_step_forward_steps:,}",
     )
-    table.add_row("seconds", f"{report.seconds:.2f}", f"{report.sequential_seconds:.2f}")
+    table.add_row(
+        "seconds",
+        f"{report.seconds:.2f}",
+        f"{report.sequential_seconds:.2f}",
+        f"{report.step_by_step_seconds:.2f}",
+    )
+    table.add_row(
+        "answer",
+        verdict[report.correct],
+        verdict[report.correct] if report.same_text else "",
+        verdict[report.step_by_step_correct],
+    )
     console.print(table)
     console.print(
         f"{report.forks} fork(s), {report.paths} paths; degree of parallelism "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def test_one_object_a_text(tmp_path: Path) -> None:
     result = check(file, "--json")
     good, bad = rows(result)
     assert result.exit_code == 0
-    assert good == {"id": "good", "accepted": True, "codes": [], "findings": []}
+    assert good == {"id": "good", "accepted": True, "codes": [], "gates": {}, "findings": []}
     assert bad["id"] == "2" and not bad["accepted"] and bad["codes"] == ["unclosed-goal"]
+    assert bad["gates"] == {"unclosed-goal": "grammar"}
     (finding,) = bad["findings"]
     start, end = finding["span"]
     assert broken[start:end].startswith("<Goal>") and finding["gate"] == "grammar"
@@ -140,7 +142,7 @@ def test_a_file_that_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
 
 def test_an_empty_file_holds_no_line(tmp_path: Path) -> None:
     result = check(write(tmp_path / "a.jsonl"))
-    assert result.exit_code == 0 and "holds no line" in result.stderr
+    assert result.exit_code == 2 and "holds no line" in result.stderr
 
 
 def test_parquet_is_read(tmp_path: Path) -> None:
@@ -162,3 +164,50 @@ def test_standard_input_and_the_table(traces: Callable[[str], Rows]) -> None:
     assert "transitional-opening" in result.stdout and "independence" in result.stdout
     result = check("-", "--model-output", stdin=lines)
     assert "87 texts: 87 accepted" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "codes"),
+    [("nothing", [0, 0, 0, 2]), ("unreadable", [0, 0, 1, 2]), ("rejected", [0, 1, 1, 2])],
+)
+def test_it_can_gate_a_build(fail_on: str, codes: list[int], tmp_path: Path) -> None:
+    good, rejected = {"text": TEXT}, {"text": TEXT.replace("</Goal>", "", 1)}
+    files = [[good], [good, rejected], [good, {"nothing": 1}], [{"nothing": 1}]]
+    for number, (lines, code) in enumerate(zip(files, codes, strict=True)):
+        file = write(tmp_path / f"{number}.jsonl", *lines)
+        assert check(file, "--fail-on", fail_on).exit_code == code
+
+
+def test_what_cannot_be_read_as_text_at_all_is_an_error(tmp_path: Path) -> None:
+    result = check(write(tmp_path / "a.jsonl", {"nothing": 1}))
+    assert result.exit_code == 2
+    assert "holds no line that holds a text" in result.stderr
+
+
+def test_real_traces_pass_against_their_own_flattened_text(traces: Rows, tmp_path: Path) -> None:
+    """But for one whose flattened answer is another, and one path of a single formula."""
+    rows_of = [
+        {"id": row["id"], "text": row["output"], "flat": flatten_text(row["output"])}
+        for row in traces("wellformed")
+        if "<Parallel>" in row["output"]
+    ]
+    file = write(tmp_path / "own.jsonl", *rows_of)
+    found = rows(check(file, "--json", "--model-output", "--source", "flat"))
+    passed = sum(one["accepted"] for one in found)
+    print(f"\n{passed} of {len(found)} pass; {[o['codes'] for o in found if not o['accepted']]}")
+    assert passed >= 0.95 * len(found)
+
+
+def test_paths_are_held_against_their_own_sentences(tmp_path: Path) -> None:
+    start, end = TEXT.index("<Path>"), TEXT.index("</Path>")
+    path = TEXT[start:end]
+    wrong = re.sub(r"= (\d+)", lambda found: f"= {int(found[1]) + 1}", path, count=1)
+    shorter = re.sub(r"\n[^\n]+\n", "\n", path, count=1)
+    assert path != wrong != shorter != path
+    for changed, codes in ((wrong, {"new-number"}), (shorter, {"lost-statement"}), (path, set())):
+        text = TEXT[:start] + changed + TEXT[end:]
+        file = write(tmp_path / "a.jsonl", {"text": text, "chain": SOURCE})
+        (row,) = rows(check(file, "--json", "--source", "chain"))
+        faithful = {code for code, gate in row["gates"].items() if gate == "faithful"}
+        assert codes <= faithful
+        assert bool(codes) == bool(faithful)

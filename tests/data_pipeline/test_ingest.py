@@ -40,9 +40,19 @@ def file(tmp_path: Path) -> Path:
 
 def test_rows_become_records(file: Path) -> None:
     (record,) = ingest(Source(files=[lines(file, [row(extra=3)])])).records
-    assert record.id == item_id("What is 1 + 1?")
+    assert record.id == item_id("What is 1 + 1?", "It is 2.")
     assert (record.source, record.attempt, record.answer) == ("It is 2.", "2", "2")
     assert record.columns["extra"] == 3
+
+
+def test_a_question_may_have_several_chains(file: Path) -> None:
+    chains = ["It is 2.", "Count: one, two.", "It  is 2. "]
+    found = ingest(
+        Source(files=[lines(file, [row(deepseek_thinking_trajectory=one) for one in chains])])
+    )
+    assert [record.source for record in found.records] == chains[:2]
+    assert len({record.id for record in found.records}) == 2
+    assert [one.code for one in found.skipped] == ["duplicate"]
 
 
 def test_parquet_and_json_are_read_too(tmp_path: Path, file: Path) -> None:
@@ -75,7 +85,7 @@ def test_every_row_that_is_left_out_has_a_reason(file: Path) -> None:
     found = ingest(source)
     assert [record.question for record in found.records] == ["What is 1 + 1?", "F?"]
     assert [(one.row, one.code) for one in found.skipped] == [
-        (2, "duplicate-question"),
+        (2, "duplicate"),
         (3, "no-question"),
         (4, "no-chain"),
         (5, "no-answer"),

@@ -341,7 +341,9 @@ def test_a_slot_too_many_or_too_few_is_named(tmp_path: object) -> None:
 
 def test_ids_are_hashes_of_the_question() -> None:
     assert item_id("a  b\n") == item_id("a b") != item_id("a c")
-    assert load(CASSETTES / "clean.yaml").id == item_id(ITEMS["clean"].question)
+    clean = ITEMS["clean"]
+    assert load(CASSETTES / "clean.yaml").id == item_id(clean.question, clean.chain)
+    assert item_id("a", "b") != item_id("a", "c") != item_id("a b")
 
 
 def test_a_dead_end_in_the_source_stays_in_sequence() -> None:

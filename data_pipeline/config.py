@@ -141,6 +141,7 @@ class Config(_Part):
         default=1, ge=0, le=8, description="times max_tokens may double after a reply that was cut"
     )
     on_failed_rewrite: OnFailedRewrite = "flatten"
+    right_answers: bool = False
     judge: bool = False
     benefit: int | None = None
     tokenizer: Path | None = Field(default=None, description="folder with a tokenizer.json")
@@ -206,6 +207,7 @@ class Config(_Part):
             attempts=self.attempts,
             room=self.room,
             on_failed_rewrite=self.on_failed_rewrite,
+            right_answers=self.right_answers,
             judge=self.judge,
             benefit=self.benefit,
             count_tokens=count,

@@ -43,6 +43,7 @@ class Recipe:
             another: ``flatten`` it to the source's own sentences, ``keep`` it, or ``reject`` the
             item. The first two leave a note.
         room: times a reply's ``max_tokens`` is doubled, at most, after one that was cut.
+        right_answers: reject chains that come to another answer than the dataset's, before a call.
         judge: ask the model whether each path can stand without its siblings.
         benefit: undo blocks that do not shorten the critical path by more than this many tokens;
             None leaves them, as the published data does.
@@ -56,6 +57,7 @@ class Recipe:
     attempts: int = 3
     room: int = 1
     on_failed_rewrite: OnFailedRewrite = "flatten"
+    right_answers: bool = False
     judge: bool = False
     benefit: int | None = None
     count_tokens: Callable[[str], int] = count_pieces
@@ -75,6 +77,7 @@ class Recipe:
             "attempts": self.attempts,
             "room": self.room,
             "on_failed_rewrite": self.on_failed_rewrite,
+            "right_answers": self.right_answers,
             "judge": self.judge,
             "benefit": self.benefit,
             "tokenizer": self.tokenizer,

@@ -11,6 +11,7 @@ from sglang_multiverse.dialect import MULTIVERSE, Tag
 
 from ..finding import Finding
 from .meaning.answer import check_answer, final_answer
+from .meaning.answer import check_right as _check_right
 from .meaning.borrowed import check_borrowed
 from .meaning.content import check_content, kept_spans
 from .meaning.coverage import check_fill, compare_sentences
@@ -38,6 +39,7 @@ __all__ = [
     "check_fill",
     "check_outline",
     "check_paths",
+    "check_right",
     "final_answer",
     "flatten_costly_blocks",
     "judge_independence",
@@ -85,6 +87,17 @@ def check_document(
         located, answer=answer, source=source, options=options, equivalence=equivalence
     )
     return findings
+
+
+def check_right(
+    chain: str,
+    attempt: str,
+    reference: str,
+    options: GateOptions = CURATION,
+    equivalence: Equivalence = EQUIVALENCE,
+) -> list[Finding]:
+    """Whether a chain came to the answer that its dataset calls right, before anything is asked."""
+    return _check_right(chain, attempt, reference, options, equivalence)
 
 
 def check_paths(text: str, source: str, options: GateOptions = CURATION) -> list[Finding]:

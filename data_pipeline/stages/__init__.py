@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..gates import check_right
 from ..recipe import Recipe
 from ..record import Record, Rejection
 from . import assembling, filling, framing, judging, outlining, rewriting
@@ -31,6 +32,10 @@ STAGES: dict[str, Stage] = {
 
 def curate(record: Record, recipe: Recipe) -> Steps:
     """All stages one after another, up to the first rejection."""
+    if recipe.right_answers and record.answer:
+        wrong = check_right(record.source, record.attempt, record.answer, recipe.gates)
+        if wrong:
+            return Rejection.of("source", wrong)
     for stage in STAGES.values():
         result = yield from stage(record, recipe)
         if isinstance(result, Rejection):

@@ -21,6 +21,7 @@ from sglang_multiverse.text import parse_text
 from .driving import CASSETTES, Driven, drive
 
 ITEMS = {cassette.name: cassette for cassette in load_all(CASSETTES)}
+RIGHT = Recipe("teacher", right_answers=True)
 
 ONCE = ["outline-steps/1", "outline-groups/1", "fill/1", "frame/1", "rewrite B1/1"]
 
@@ -390,3 +391,21 @@ def test_the_judge_sees_what_stands_before_the_block_and_not_what_follows() -> N
     before = request.split("<before>")[1].split("</before>")[0]
     assert "There are $\\binom{8}{2} = 28$ ways" in before
     assert "add up" not in request
+
+
+@pytest.mark.parametrize(
+    ("answer", "asked"),
+    [
+        ("\\frac{3}{28}", True),
+        ("0.107142857142857142857", True),
+        ("The proof is left to the reader; it is long and names no answer at all. " * 3, True),
+        ("17", False),
+    ],
+)
+def test_a_chain_that_is_wrong_costs_no_call(answer: str, asked: bool) -> None:
+    clean = replace(ITEMS["clean"], answer=answer)
+    driven = drive(replace(clean, attempt="It is $\\boxed{\\frac{3}{28}}$."), RIGHT)
+    assert bool(driven.asked) == asked
+    if not asked:
+        assert isinstance(driven.result, Rejection)
+        assert (driven.result.stage, driven.result.code) == ("source", "wrong-answer")

@@ -110,6 +110,20 @@ def check_answer(
     return findings
 
 
+def check_right(
+    chain: str, attempt: str, reference: str, options: GateOptions, equivalence: Equivalence
+) -> list[Finding]:
+    """Whether a chain and the answer that followed it came to ``reference``. Nothing where one of
+    them names no answer, or it was not decided in time."""
+    wanted, found = _reference(reference, None), final_answer(attempt) or final_answer(chain)
+    if wanted is None or found is None:
+        return []
+    verdict = equivalence(wanted, found.text, timeout=options.answer_timeout)
+    if verdict is not Verdict.DIFFERENT:
+        return []
+    return [_finding("wrong-answer", f"the chain comes to {found.text!r}, right is {wanted!r}")]
+
+
 def _of_thought(located: Located) -> FinalAnswer | None:
     """What the thought names last outside goals and conclusions, else in one."""
     if located.thought is None:

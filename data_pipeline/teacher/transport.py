@@ -102,6 +102,7 @@ class Transport:
         self._tokens = PerMinute(endpoint.tokens_per_minute)
         self._waiting: set[asyncio.Task[Any]] = set()
         self._woken: set[asyncio.Task[Any]] = set()
+        self._ending = False
 
     async def __aenter__(self) -> Transport:
         return self
@@ -115,7 +116,8 @@ class Transport:
 
     def wake(self) -> None:
         """End every call that waits, for a retry or for a rate, in :class:`Interrupted`. Requests
-        in flight go on."""
+        in flight go on; none is tried again."""
+        self._ending = True
         self._woken |= self._waiting
         for task in self._waiting:
             task.cancel()
@@ -140,7 +142,7 @@ class Transport:
         self._waiting.add(task)
         try:
             async for attempt in stamina.retry_context(
-                on=self._wait,
+                on=lambda error: not self._ending and self._wait(error),
                 attempts=endpoint.attempts,
                 timeout=None,
                 wait_initial=endpoint.wait_initial,
@@ -165,6 +167,8 @@ class Transport:
         except (openai.OpenAIError, GarbledReply, TimeoutError) as error:
             if _too_long(error):
                 return Reply(str(error), "too-long", tries=tries, unanswered=unanswered)
+            if self._ending and self._wait(error):
+                raise Interrupted(unanswered) from error
             raise TransportError(
                 _explain(error, endpoint, tries), unanswered=unanswered, fatal=_fatal(error)
             ) from error

@@ -305,6 +305,25 @@ def test_stopping_wakes_who_waits_for_another_try(tmp_path: Path) -> None:
         assert store.ledger().lost.tokens == 0
 
 
+def test_a_request_that_fails_while_the_run_ends_is_not_tried_again(tmp_path: Path) -> None:
+    async def go(server: ReplayServer, store: Store) -> None:
+        endpoint = Endpoint(server.url, "teacher", wait_initial=60, wait_max=60, timeout=0.5)
+        async with Transport(endpoint, PRICES) as transport:
+            caller = StoredCaller(store, transport)
+            task = asyncio.create_task(caller(call()))
+            while not server.requests:
+                await asyncio.sleep(0.01)
+            caller.stop()
+            with pytest.raises(Stopped):
+                await asyncio.wait_for(task, 10)
+
+    hanging = cassette({"hang": 3.0})
+    with ReplayServer([hanging]) as server, Store(tmp_path / "store.sqlite") as store:
+        asyncio.run(go(server, store))
+        assert store.ledger().held.tokens == 0
+        assert store.ledger().lost.tokens > 0
+
+
 def test_one_interrupt_ends_a_run_that_waits_for_another_try(
     light: list[Cassette], configure: Configure, store: Path
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 from dataclasses import asdict, fields
 from functools import cached_property
@@ -29,7 +31,7 @@ class ConfigError(ValueError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Columns(_Part):
@@ -63,8 +65,8 @@ class Source(_Part):
 class EndpointPart(_Part):
     """Fields of :class:`.teacher.transport.Endpoint`; the key is in an environment variable."""
 
-    base_url: str
-    model: str
+    base_url: str = Field(pattern=r"^https?://(?:[^\s/\[\]]+|\[[0-9a-fA-F:]+\](?::\d+)?)(?:/\S*)?$")
+    model: str = Field(min_length=1)
     api_key_env: str | None = None
     timeout: float = Field(default=600, gt=0)
     attempts: int = Field(default=6, ge=1)
@@ -90,15 +92,29 @@ class EndpointPart(_Part):
                     f"the environment variable {self.api_key_env} is not set; it holds the key "
                     "for the endpoint (`endpoint.api_key_env` names it)"
                 )
+        if not key.isascii() or not key.isprintable() or key != key.strip():
+            raise ConfigError(
+                f"the key in the environment variable {self.api_key_env} holds a line break, a "
+                "space or a sign that is not ASCII; set it anew"
+            )
         return Endpoint(api_key=key, **self.model_dump(exclude={"api_key_env"}))
 
 
 class SamplingPart(_Part):
     temperature: float | None = None
     top_p: float | None = None
-    max_tokens: int = Field(default=32768, ge=1)
+    max_tokens: int = Field(default=32768, ge=1, le=10_000_000)
     seed: int | None = None
     extra: dict[str, Any] = {}
+
+    @pydantic.field_validator("extra")
+    @classmethod
+    def _json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"it goes into a request as JSON, and {error}") from error
+        return value
 
 
 class PricesPart(_Part):
@@ -136,7 +152,7 @@ class Config(_Part):
     prices: PricesPart = PricesPart()
     budget: BudgetPart = BudgetPart()
     gates: dict[str, Any] = {}
-    attempts: int = Field(default=3, ge=1)
+    attempts: int = Field(default=3, ge=1, le=100)
     room: int = Field(
         default=1, ge=0, le=8, description="times max_tokens may double after a reply that was cut"
     )
@@ -184,8 +200,8 @@ class Config(_Part):
         except pydantic.ValidationError as error:
             raise ValueError(f"gates.{_readable(error)}") from error
         for name, value in asdict(options).items():
-            if not isinstance(value, bool) and value < 0:
-                raise ValueError(f"gates.{name}: {value} is below 0")
+            if not isinstance(value, bool) and not 0 <= value < math.inf:
+                raise ValueError(f"gates.{name}: {value} is no number from 0 on")
         return options
 
     def recipe(self) -> Recipe:
@@ -283,7 +299,9 @@ def load(
 
 def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
     for name in path[:-1]:
-        raw = raw.setdefault(name, {})
+        if not isinstance(raw.get(name), dict):
+            raw[name] = {}
+        raw = raw[name]
     raw[path[-1]] = value
 
 

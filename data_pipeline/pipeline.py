@@ -177,7 +177,17 @@ class Run:
         finally:
             with suppress(sqlite3.Error):  # of a store that failed, told already
                 self.store.add_seconds(self.name, time.monotonic() - started)
+        self._count()
         return Finished(self.name, self._end[0], self.progress, self._end[1])
+
+    def _count(self) -> None:
+        """Count once more, with what other processes settled."""
+        with suppress(sqlite3.Error):
+            progress = Progress(len(self.records), started=self.progress.started)
+            for outcome in self.store.outcomes(self.name).values():
+                if outcome.item in self.records:
+                    progress.add(outcome)
+            self.progress = progress
 
     def stop(self, end: End = "stopped", reason: str = "") -> None:
         """Make no new calls; those in flight are waited for."""

@@ -31,7 +31,7 @@ def report_row(summary: Summary) -> dict[str, Any]:
         ],
         "blocks": _blocks(summary),
         "notes": dict(_notes(summary)),
-        "error_messages": dict(_errors(summary)),
+        "error_messages": dict(errors(summary)),
         "stages": {name: asdict(use) for name, use in summary.stages.items()},
         "seconds": summary.seconds,
         "cost": summary.cost,
@@ -80,7 +80,8 @@ def _blocks(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _errors(summary: Summary) -> Counter[str]:
+def errors(summary: Summary) -> Counter[str]:
+    """Items that failed, by message."""
     return Counter(
         outcome.result["message"]
         for outcome in summary.outcomes.values()

@@ -90,6 +90,11 @@ def read_record(row: Any, number: int, source: Source) -> Record | Skipped:
             what = "is missing" if value is None else "holds no text"
             return Skipped(number, f"no-{role}", f"column {name!r} {what}")
         texts[role] = value
+    for role in ("attempt", "answer"):
+        name = getattr(columns, role)
+        named = name is not None and role in columns.model_fields_set
+        if named and name not in row:
+            return Skipped(number, "no-column", f"no column {name!r} (`source.columns.{role}`)")
     attempt = row.get(columns.attempt) if columns.attempt else None
     answer = row.get(columns.answer) if columns.answer else None
     if not attempt and not answer:

@@ -11,6 +11,7 @@ the same replies always make the same record, whoever drives it: the pipeline, R
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..gates import check_right
 from ..recipe import Recipe
@@ -32,10 +33,11 @@ STAGES: dict[str, Stage] = {
 
 def curate(record: Record, recipe: Recipe) -> Steps:
     """All stages one after another, up to the first rejection."""
-    if recipe.right_answers and record.answer:
-        wrong = check_right(record.source, record.attempt, record.answer, recipe.gates)
-        if wrong:
-            return Rejection.of("source", wrong)
+    if recipe.right_answers:
+        found = check_right(record.source, record.attempt, record.answer or "", recipe.gates)
+        if found and found[0].code == "wrong-answer":
+            return Rejection.of("source", found)
+        record = replace(record, notes=(*record.notes, *found))
     for stage in STAGES.values():
         result = yield from stage(record, recipe)
         if isinstance(result, Rejection):

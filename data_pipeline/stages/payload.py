@@ -26,6 +26,8 @@ _COURTESY = re.compile(
     r"|the (?:rewritten|following|filled))\b[^\n]*(?:\n|\Z)",
     re.IGNORECASE,
 )
+#: One line, whatever it says, that ends in a colon.
+_ANNOUNCED = re.compile(r"\s*[^\n]{1,200}:[ \t]*(?:\n|\Z)")
 _FAREWELL = re.compile(
     r"\n\s*(?:let me know|i hope|hope this|feel free|please let|if you (?:need|want|would)"
     r"|is there anything)\b[^\n]*\s*\Z",
@@ -48,7 +50,7 @@ def payload(text: str) -> str:
     >>> payload("<think>Hm.</think>Sure! It is:\\n\\n```\\nS1: a < b\\n```\\nI hope it helps!")
     'S1: a < b'
     """
-    text = without_thought(text)
+    text = without_thought(text.lstrip("\ufeff"))
     whole = _WHOLE_FENCE.match(text)
     if whole and not _FENCE.search(whole.group(2)):
         return whole.group(2).strip()
@@ -83,8 +85,8 @@ def _holds_answer(text: str) -> bool:
 
 
 def _without_courtesies(text: str) -> str:
-    polite = _COURTESY.match(text)
-    if polite and len(polite.group()) <= COURTESY and _ANSWER.match(text[polite.end() :]):
+    polite = _COURTESY.match(text) or _ANNOUNCED.match(text)
+    if polite and not _ANSWER.match(text) and _ANSWER.match(text[polite.end() :]):
         text = text[polite.end() :]
     if _holds_answer(text):
         text = _FAREWELL.sub("", text)

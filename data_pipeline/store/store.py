@@ -81,7 +81,7 @@ class StoreError(RuntimeError):
 def store_error(path: Path, error: Exception) -> StoreError:
     """What went wrong with the file in ``path``, in one line."""
     said = str(error)
-    if "malformed" in said or "not a database" in said:
+    if any(one in said for one in ("malformed", "not a database", "no such", "already exists")):
         return StoreError(
             f"{path} is not a curation store, or is damaged: {said}. Name another with --store, "
             f"or restore it (`sqlite3 {path} .recover` prints what can be read)"
@@ -375,7 +375,8 @@ class Store:
             f"SELECT * FROM runs {where} ORDER BY started_at DESC", () if run is None else (run,)
         ).fetchone()
         if row is None:
-            raise StoreError(f"{self.path} holds no run; start one with `multiverse curate run`")
+            named = f" {run!r}" if run is not None else "; start one with `multiverse curate run`"
+            raise StoreError(f"{self.path} holds no run{named}")
         return row
 
     def claim(self, run: str, item: str) -> bool:

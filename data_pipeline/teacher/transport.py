@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import email.utils
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from .call import Call, Failure, Reply, Usage
 from .rate import PerMinute
 
 RETRIED = frozenset([408, 409, 429])  # and every 5xx
-_FATAL = frozenset([401, 403, 404])
+_FATAL = frozenset([401, 402, 403, 404])
 _OUT_OF_CREDIT = frozenset(["insufficient_quota", "billing_not_active"])
 _TOO_LONG = re.compile(
     r"context[ _](?:length|window)|maximum context|too many (?:input )?tokens"
@@ -31,6 +32,8 @@ _TOO_LONG = re.compile(
 )
 #: Characters that one token can stand for, and then some: a longer reply is no model's.
 CHARACTERS_PER_TOKEN = 64
+#: What no request comes to; a count above it is none.
+MOST_TOKENS = 10**9
 
 
 class TransportError(RuntimeError):
@@ -219,7 +222,7 @@ class Transport:
         """Whether to retry after ``error``, or the seconds to wait before."""
         if isinstance(error, (openai.APIConnectionError, TimeoutError, GarbledReply)):
             return True
-        if not isinstance(error, openai.APIStatusError) or error.code in _OUT_OF_CREDIT:
+        if not isinstance(error, openai.APIStatusError) or _code(error) in _OUT_OF_CREDIT:
             return False
         if error.status_code not in RETRIED and error.status_code < 500:
             return False
@@ -292,7 +295,7 @@ def _usage(completion: ChatCompletion) -> Usage | None:
     cached = getattr(details, "cached_tokens", None) or 0
     counts = [getattr(usage, f"{name}_tokens", None) for name in ("prompt", "completion", "total")]
     counts.append(cached)
-    if not all(type(count) is int and count >= 0 for count in counts):
+    if not all(type(count) is int and 0 <= count <= MOST_TOKENS for count in counts):
         return None
     given, written, total, cached = counts
     # Some endpoints count reasoning apart from the answer; the total has it.
@@ -322,8 +325,8 @@ def _too_long(error: Exception) -> bool:
         and error.status_code in (400, 413, 422)
         and (
             error.status_code == 413
-            or error.code == "context_length_exceeded"
-            or bool(_TOO_LONG.search(error.message))
+            or _code(error) == "context_length_exceeded"
+            or bool(_TOO_LONG.search(str(error.message)))
         )
     )
 
@@ -332,20 +335,25 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait by a response's headers, None where they do not say."""
     if milliseconds := headers.get("retry-after-ms"):
         try:
-            return max(float(milliseconds) / 1000, 0.0)
+            seconds = float(milliseconds) / 1000
         except ValueError:
             return None
+        return max(seconds, 0.0) if math.isfinite(seconds) else None
     value = headers.get("retry-after")
     if value is None:
         return None
     try:
-        return max(float(value), 0.0)
+        seconds = float(value)
     except ValueError:
         pass
+    else:
+        return max(seconds, 0.0) if math.isfinite(seconds) else None
     try:
         date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
+    if date.tzinfo is None:  # "-0000": UTC by another name
+        date = date.replace(tzinfo=datetime.UTC)
     return max((date - datetime.datetime.now(datetime.UTC)).total_seconds(), 0.0)
 
 
@@ -357,9 +365,13 @@ def _was_sent(error: Exception) -> bool:
     return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")
 
 
+def _code(error: openai.APIStatusError) -> str:
+    return str(error.code)  # whatever a body held there
+
+
 def _fatal(error: Exception) -> bool:
     return isinstance(error, openai.APIStatusError) and (
-        error.status_code in _FATAL or error.code in _OUT_OF_CREDIT
+        error.status_code in _FATAL or _code(error) in _OUT_OF_CREDIT
     )
 
 
@@ -370,9 +382,10 @@ def _explain(error: Exception, endpoint: Endpoint, tries: int) -> str:
         remedy = {
             401: "; check the key and the variable `endpoint.api_key_env` names",
             403: "; the key may not use this model",
+            402: "; the account is out of credit",
             404: "; check `endpoint.base_url` (it ends in /v1 with most servers) and the model",
         }.get(error.status_code, "")
-        if error.code in _OUT_OF_CREDIT:
+        if _code(error) in _OUT_OF_CREDIT:
             remedy = "; the account is out of credit"
         return f"{where}: HTTP {error.status_code} after {times}: {error.message}{remedy}"
     if isinstance(error, (openai.APITimeoutError, TimeoutError)):

@@ -128,7 +128,11 @@ def _say_end(finished: Finished) -> None:
     elif finished.end != "complete":
         typer.echo(f"ended early: {finished.reason}", err=True)
     elif progress.errors:
-        typer.echo("the same command tries the failed items again", err=True)
+        typer.echo(
+            "the same command tries the failed items again; `multiverse curate status` says why "
+            "they failed",
+            err=True,
+        )
 
 
 def _dry_run(loaded: Config, recipe: Recipe, ingested: Ingested, path: Path) -> None:
@@ -311,7 +315,7 @@ def _with_store(path: Path, use: Callable[[Any], None]) -> None:
     try:
         with Store(path) as store:
             use(store)
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         fail(error)
     except sqlite3.Error as error:
         fail(store_error(path, error))
@@ -339,6 +343,8 @@ def status(
 
 
 def _say_status(summary: Summary) -> None:
+    from ..data_pipeline.corpus.report import errors
+
     counts = summary.by_status
     typer.echo(f"run {summary.run}: {len(summary.items):,} items, {summary.seconds:,.0f} s")
     typer.echo(
@@ -348,6 +354,8 @@ def _say_status(summary: Summary) -> None:
     )
     for (stage, code), count in summary.reasons.most_common():
         typer.echo(f"  {count:>6,}  {stage}: {code}")
+    for message, count in errors(summary).most_common(5):
+        typer.echo(f"  {count:>6,}  error: {message}")
     calls = sum(use.calls for use in summary.stages.values())
     typer.echo(
         f"{calls:,} calls behind the outcomes; the store has paid {summary.paid_tokens:,} tokens, "

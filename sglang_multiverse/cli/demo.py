@@ -40,8 +40,8 @@ class Shipped:
 MACHINES = Shipped(
     MACHINES_DIR,
     machines,
-    "Which ends highest: a green 12 11 times, b white 8 12 times, c blue 33 11 times, "
-    "d brown 15 11 times?",
+    "Which ends highest: a green 7 12 times, b white 8 12 times, c blue 23 12 times, "
+    "d red 32 12 times?",
     2000,
 )
 SUMS = Shipped(

@@ -82,6 +82,9 @@ DRESSED: dict[str, Odd] = {
     "usage of nulls": _usage(
         {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}
     ),
+    "usage beyond all bounds": _usage(
+        {"prompt_tokens": 10**30, "completion_tokens": 1, "total_tokens": 10**30 + 1}
+    ),
     "no finish reason": _choice(finish_reason=None),
     "unknown finish reason": _choice(finish_reason="because"),
 }
@@ -128,6 +131,7 @@ STATUSES = {
     "broken": (500, {"message": "oops"}),
     "gateway": (502, {"message": "oops"}),
     "error is a text": (400, "no"),
+    "error of numbers": (400, {"message": 5, "code": ["x"]}),
 }
 RARE = {"16 MiB": 0.1}
 
@@ -183,7 +187,7 @@ class _OddHandler(_Handler):
 
     def charge(self, body: dict[str, Any]) -> None:
         usage = body.get("usage")
-        counted = usage and all(type(n) is int and n >= 0 for n in usage.values())
+        counted = usage and all(type(n) is int and 0 <= n < 10**9 for n in usage.values())
         messages = [Message(m["role"], m["content"]) for m in self.asked["messages"]]
         most = most_input_tokens(messages) + self.asked["max_tokens"]
         with self.server.lock:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sglang_multiverse.data_pipeline import config as configs
-from sglang_multiverse.data_pipeline.config import ConfigError, Source
+from sglang_multiverse.data_pipeline.config import Columns, ConfigError, Source
 from sglang_multiverse.data_pipeline.estimate import estimate
 from sglang_multiverse.data_pipeline.recipe import Recipe
 from sglang_multiverse.data_pipeline.record import item_id
@@ -53,6 +53,12 @@ def test_a_question_may_have_several_chains(file: Path) -> None:
     assert [record.source for record in found.records] == chains[:2]
     assert len({record.id for record in found.records}) == 2
     assert [one.code for one in found.skipped] == ["duplicate"]
+
+
+def test_a_column_that_is_named_must_be_there(file: Path) -> None:
+    source = Source(files=[lines(file, [row()])], columns=Columns(answer="soluton"))
+    with pytest.raises(IngestError, match="soluton"):
+        ingest(source)
 
 
 def test_parquet_and_json_are_read_too(tmp_path: Path, file: Path) -> None:

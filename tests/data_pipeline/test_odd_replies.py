@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import signal
 import sqlite3
@@ -103,6 +104,9 @@ def test_what_is_too_long_is_told_from_what_failed(name: str) -> None:
         ("S1: a\n\nI hope this helps!", "S1: a"),
         ("no answer here\n\nI hope this helps!", "no answer here\n\nI hope this helps!"),
         ("S2: before\n```\nS1: a\n```", "S2: before\n```\nS1: a\n```"),
+        ("\ufeffS1: a", "S1: a"),
+        ("I'm sorry for the delay. Here it is:\nS1: a", "S1: a"),
+        ("S1: what follows is this:\nS2: b", "S1: what follows is this:\nS2: b"),
     ],
 )
 def test_what_may_be_the_answer_stays(text: str, expected: str) -> None:
@@ -245,6 +249,14 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
         ({"judge": "perhaps"}, "judge"),
         ({"sampling": {"max_tokens": "all"}}, "sampling.max_tokens"),
         ({"budget": {"tokens": "none"}}, "budget.tokens"),
+        ({"gates": {"max_distance": float("nan")}}, "gates.max_distance"),
+        ({"sampling": {"temperature": float("nan")}}, "sampling.temperature"),
+        ({"sampling": {"extra": {"since": datetime.date(2020, 1, 1)}}}, "sampling.extra"),
+        ({"sampling": {"max_tokens": 10**30}}, "sampling.max_tokens"),
+        ({"attempts": 10**30}, "attempts"),
+        ({"endpoint": {"base_url": ""}}, "endpoint.base_url"),
+        ({"endpoint": {"base_url": "http://[::1"}}, "endpoint.base_url"),
+        ({"endpoint": {"model": ""}}, "endpoint.model"),
     ],
 )
 def test_a_field_of_another_type_is_an_error_before_the_first_call(
@@ -252,6 +264,16 @@ def test_a_field_of_another_type_is_an_error_before_the_first_call(
 ) -> None:
     with pytest.raises(configs.ConfigError, match=where.replace(".", r"\.")):
         configs.load(str(configure("http://localhost:9/v1", **fields)))
+
+
+def test_a_key_that_no_header_can_hold_is_refused_unseen(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THE_KEY", "secret\nkey")
+    path = configure("http://localhost:9/v1", endpoint={"api_key_env": "THE_KEY"})
+    with pytest.raises(configs.ConfigError, match="THE_KEY") as caught:
+        configs.load(str(path)).endpoint.build()
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("what", ["wrong key", "nobody there", "no such model"])

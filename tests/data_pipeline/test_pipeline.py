@@ -283,6 +283,7 @@ def test_two_processes_share_one_store(
         ]
         said = [process.communicate(timeout=120) for process in both]
         assert [process.returncode for process in both] == [0, 0], said
+        assert all(f"0 failed, 0 pending of {len(light)}" in out for out, _ in said), said
     with Store(store) as opened:
         summary = summarise(opened)
     assert codes(summary, light) == expected(light)

@@ -406,6 +406,9 @@ def test_a_chain_that_is_wrong_costs_no_call(answer: str, asked: bool) -> None:
     clean = replace(ITEMS["clean"], answer=answer)
     driven = drive(replace(clean, attempt="It is $\\boxed{\\frac{3}{28}}$."), RIGHT)
     assert bool(driven.asked) == asked
+    if asked and len(answer) > 100:
+        assert isinstance(driven.result, Record)
+        assert "answer-unchecked" in [note.code for note in driven.result.notes]
     if not asked:
         assert isinstance(driven.result, Rejection)
         assert (driven.result.stage, driven.result.code) == ("source", "wrong-answer")

@@ -118,7 +118,10 @@ def test_retry_after_beyond_all_patience_ends_the_call() -> None:
         ({"retry-after": "7"}, 7),
         ({"retry-after-ms": "250"}, 0.25),
         ({"retry-after": "Mon, 01 Jan 2001 00:00:00 GMT"}, 0),
+        ({"retry-after": "Mon, 01 Jan 2001 00:00:00 -0000"}, 0),
         ({"retry-after": "soon"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after-ms": "inf"}, None),
     ],
 )
 def test_the_forms_of_retry_after(headers: dict[str, str], expected: float | None) -> None:

@@ -113,14 +113,17 @@ def check_answer(
 def check_right(
     chain: str, attempt: str, reference: str, options: GateOptions, equivalence: Equivalence
 ) -> list[Finding]:
-    """Whether a chain and the answer that followed it came to ``reference``. Nothing where one of
-    them names no answer, or it was not decided in time."""
+    """Whether a chain and the answer that followed it came to ``reference``: ``wrong-answer``, or
+    ``answer-unchecked`` where one of them names no answer, or it was not decided in time."""
     wanted, found = _reference(reference, None), final_answer(attempt) or final_answer(chain)
     if wanted is None or found is None:
-        return []
+        missing = "the dataset" if wanted is None else "the chain"
+        return [_finding("answer-unchecked", f"{missing} names no final answer to compare")]
     verdict = equivalence(wanted, found.text, timeout=options.answer_timeout)
-    if verdict is not Verdict.DIFFERENT:
+    if verdict is Verdict.SAME:
         return []
+    if verdict is Verdict.UNDECIDED:
+        return [_finding("answer-unchecked", f"{found.text!r} or {wanted!r}: not decided in time")]
     return [_finding("wrong-answer", f"the chain comes to {found.text!r}, right is {wanted!r}")]
 
 

@@ -3,9 +3,10 @@
     python benchmarks/replication.py all [--out runs/replication] [--pilot]
     python benchmarks/replication.py train | serve | time | report   [the same options]
 
-Questions compare two, four or eight runs of machines (``sglang_multiverse.tiny.machines``), worked
-out in 120 to 200 tokens each. Stage 1 makes an autoregressive model for each seed, on sequential
-text, as the paper starts from one. Stage 2 trains on from it, the same number of steps each way:
+Questions ask where two, four or eight runs of machines end (``sglang_multiverse.tiny.machines``),
+worked out in 120 to 200 tokens each. Stage 1 makes an autoregressive model for each seed, on
+sequential text, as the paper starts from one. Stage 2 trains on from it, the same number of steps
+each way:
 
 ===========  ==============================================  =========  =================
 arm          answers                                         attention  positions
@@ -41,7 +42,7 @@ from filelock import FileLock
 from replication_errors import cause
 from replication_report import report
 
-from sglang_multiverse.tiny.machines import COUNTS, Question, prompt, questions
+from sglang_multiverse.tiny.machines import COUNTS, Asks, Question, prompt, questions
 from sglang_multiverse.tiny.task import Mode
 
 #: Arm → the variant that it is trained as, and the mode of its questions.
@@ -53,6 +54,8 @@ ARMS: dict[str, tuple[str, Mode]] = {
 }
 #: Seeds of questions nobody is trained on: to choose by, to time, to serve (others to each seed).
 CHOOSING, TIMING, SERVING = 1, 3, 100
+#: Not which ends highest: to compare two numbers took models of this size more than all else.
+ASKS: Asks = "ends"
 
 
 @dataclass(frozen=True)
@@ -151,15 +154,17 @@ def train(job: Job, out: Path, size: Size, workers: int) -> None:
     # Other questions than stage 1 saw, the same for every arm.
     seed = job.seed if first else 1000 + job.seed
     if job.arm == "curriculum":
-        data = factory.in_passes(seed, steps, size.batch)
+        data = factory.in_passes(seed, steps, size.batch, ASKS)
     else:
         easy = size.easy if first else 0
-        data = factory.rows(seed, steps, size.batch, {(mode, False): 1.0}, easy_steps=easy)
+        data = factory.rows(
+            seed, steps, size.batch, {(mode, False): 1.0}, easy_steps=easy, asks=ASKS
+        )
     paper = {
         str(count): [
             factory.row(one, mode)
             for one in itertools.islice(
-                questions(CHOOSING, "test", counts=(count,)), size.exam // len(COUNTS)
+                questions(CHOOSING, "test", counts=(count,), asks=ASKS), size.exam // len(COUNTS)
             )
         ]
         for count in COUNTS
@@ -267,7 +272,7 @@ def unseen(seed: int, count: int) -> list[Question]:
     return [
         question
         for number in COUNTS
-        for question in itertools.islice(questions(seed, "test", counts=(number,)), each)
+        for question in itertools.islice(questions(seed, "test", counts=(number,), asks=ASKS), each)
     ]
 
 

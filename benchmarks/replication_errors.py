@@ -29,7 +29,8 @@ def cause(text: str, question: Question, mode: Mode) -> str:
         return "slip"
     if mode == "parallel":
         return _of_block(text, wanted)
-    return _of_lines(text, wanted, len(question.groups))
+    compared = len(question.groups) if question.asks == "highest" else 0
+    return _of_lines(text, wanted, compared)
 
 
 def _of_block(text: str, wanted: str) -> str:
@@ -51,13 +52,13 @@ def _of_block(text: str, wanted: str) -> str:
     return "wrong answer"
 
 
-def _of_lines(text: str, wanted: str, runs: int) -> str:
-    """Sequential work: everything before the comparison's lines is runs."""
+def _of_lines(text: str, wanted: str, lines: int) -> str:
+    """Sequential work: everything before the ``lines`` of the comparison is runs."""
     found, right = text.splitlines(), wanted.splitlines()
-    compared = right.index("</Think>") - runs
+    compared = right.index("</Think>") - lines
     for at, line in enumerate(right):
         if at >= len(found) or found[at] != line:
             if at < compared:
                 return "wrong path"
-            return "wrong conclusion" if at < compared + runs else "wrong answer"
+            return "wrong conclusion" if at < compared + lines else "wrong answer"
     return "wrong answer"

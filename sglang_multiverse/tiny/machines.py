@@ -6,6 +6,10 @@ it gave back, and so on for some rounds. A question asks which of several runs e
 
     Which ends highest: a red 12 11 times, b blue 31 9 times?
 
+or where all of them end, which needs no comparison::
+
+    Where do they end: a red 12 11 times, b blue 31 9 times?
+
 That is red on 12, 11 times over. Every round needs the one before it, so no run can be shortened;
 no run needs another, so all can be worked out at once. In pairs, ``a red 12 11 times and b blue 31
 9 times, or c …``, the higher of two counts: a block in each path.
@@ -24,6 +28,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..dialect import MULTIVERSE
 from ..text import Block, Conclusion, Document, Outline, Path, serialise
@@ -87,15 +92,29 @@ class Run:
         return self.values[-1]
 
 
+#: What is asked about runs.
+Asks = Literal["highest", "ends"]
+_ASKED: dict[Asks, str] = {"highest": "Which ends highest", "ends": "Where do they end"}
+
+
 @dataclass(frozen=True)
 class Question:
-    """Runs to compare; ``groups`` of one each, or of two where something is nested."""
+    """Runs to work out; ``groups`` of one each, or of two where something is nested.
+
+    Raises:
+        ValueError: ends are asked of pairs.
+    """
 
     groups: tuple[tuple[Run, ...], ...]
+    asks: Asks = "highest"
+
+    def __post_init__(self) -> None:
+        if self.asks == "ends" and self.nested:
+            raise ValueError("ends are asked of single runs")
 
     def __str__(self) -> str:
         between = ", or " if self.nested else ", "
-        return f"Which ends highest: {between.join(map(listed, self.groups))}?"
+        return f"{_ASKED[self.asks]}: {between.join(map(listed, self.groups))}?"
 
     @property
     def nested(self) -> bool:
@@ -108,7 +127,8 @@ class Question:
     @property
     def answer(self) -> str:
         """What stands after ``Answer:``."""
-        return ended(highest(self.runs))
+        runs = self.runs if self.asks == "ends" else [highest(self.runs)]
+        return ", ".join(map(ended, runs))
 
 
 def listed(group: tuple[Run, ...]) -> str:
@@ -130,8 +150,10 @@ def questions(
     counts: tuple[int, ...] = COUNTS,
     nested: bool = False,
     rounds: tuple[int, int] = ROUNDS,
+    asks: Asks = "highest",
 ) -> Iterator[Question]:
-    """Endless, reproducible questions whose runs end apart. No run of one split is in the other.
+    """Endless, reproducible questions whose runs end apart. No run of one split is in the other;
+    the runs are the same whatever is asked of them.
 
     Args:
         counts: numbers of runs to draw from; with ``nested`` of pairs, at most four.
@@ -146,7 +168,8 @@ def questions(
             for name, machine in zip(NAMES, machines, strict=False)
         ]
         if len({run.end for run in runs}) == len(runs):
-            yield Question(tuple(tuple(runs[i : i + size]) for i in range(0, len(runs), size)))
+            groups = tuple(tuple(runs[i : i + size]) for i in range(0, len(runs), size))
+            yield Question(groups, asks)
 
 
 def _run(rng: random.Random, name: str, machine: str, split: Split, rounds: tuple[int, int]) -> Run:
@@ -192,6 +215,8 @@ def solution(question: Question, mode: Mode) -> str:
     winners = [highest(group) for group in groups]
     keys = PAIRS if question.nested else ["end"] * len(groups)
     ahead = comparison(keys, winners)
+    if question.asks == "ends":
+        ahead = "\n".join(f"end {ended(run)}" for run in question.runs)
     thought: list[str | Block]
     if mode == "parallel":
         works: list[list[str | Block]] = [
@@ -208,7 +233,7 @@ def solution(question: Question, mode: Mode) -> str:
                 lines += [_pair(group), f"{key} {ended(highest(group))}"]
             else:
                 lines.append(f"{i}: {work(*group)}")
-        thought = ["\n".join([*lines, ahead])]
+        thought = ["\n".join(lines if question.asks == "ends" else [*lines, ahead])]
     return serialise(Document(thought=thought, answer=[f"Answer: {question.answer}"]))
 
 
@@ -235,7 +260,7 @@ def _block(asked: list[str], works: list[list[str | Block]], conclusion: str) ->
 _RUN = r"(?:[a-h] )?([a-z]+) (\d+) (\d+) times"
 _PAIR = re.compile(rf"{_RUN} and {_RUN}")
 _ONE = re.compile(_RUN)
-_QUESTION = re.compile(r"which ends highest:? (?P<runs>.+?) ?\??")
+_QUESTION = re.compile(r"(?P<asked>which ends highest|where do they end):? (?P<runs>.+?) ?\??")
 
 
 def understand(text: str) -> Question:
@@ -267,7 +292,10 @@ def understand(text: str) -> Question:
                 for i in range(0, len(words), 3)
             )
         )
-    question = Question(tuple(groups))
+    asks: Asks = "ends" if found["asked"].startswith("where") else "highest"
+    if asks == "ends" and any(len(group) > 1 for group in groups):
+        raise NotUnderstood("where runs end is asked of single ones, not of pairs")
+    question = Question(tuple(groups), asks)
     runs = question.runs
     if len({len(group) for group in groups}) > 1:
         raise NotUnderstood("either all runs come in pairs, or none")

@@ -200,6 +200,36 @@ def cause(repository: Path, monkeypatch: pytest.MonkeyPatch):
     return cause
 
 
+def test_where_runs_end_needs_no_comparison():
+    for question, other in zip(some(6, asks="ends"), some(6), strict=True):
+        assert question.runs == other.runs
+        assert understand(str(question)) == question
+        assert question.answer == ", ".join(f"{r.name.upper()} {r.end}" for r in question.runs)
+        for mode in ("parallel", "sequential"):
+            text = solution(question, mode)
+            assert "ahead" not in text
+            assert grade(text, question)
+            assert not grade(text.replace(f"Answer: {question.answer}", "Answer: A 1"), question)
+        ends = "\n".join(f"end {r.name.upper()} {r.end}" for r in question.runs)
+        assert f"<Conclusion>\n{ends}\n</Conclusion>" in solution(question, "parallel")
+    with pytest.raises(ValueError, match="single"):
+        next(questions(0, "test", counts=(2,), nested=True, asks="ends"))
+    with pytest.raises(NotUnderstood, match="single"):
+        understand("Where do they end: red 12 11 times and blue 3 9 times, or pink 3 8 times?")
+
+
+@pytest.mark.parametrize("mode", ["parallel", "sequential"])
+def test_what_goes_wrong_where_all_ends_are_asked(cause, mode):
+    question = some(1, counts=(2,), asks="ends")[0]
+    text = solution(question, mode)
+    assert cause(text, question, mode) == "right"
+    bad = text.replace(f"Answer: {question.answer}", "Answer: none")
+    assert cause(bad, question, mode) == "wrong answer"
+    broken = bad.replace(f"end A {question.runs[0].end}\n", "end A 99\n", 1)
+    assert broken != bad
+    assert cause(broken, question, mode) == "wrong path"
+
+
 def test_what_goes_wrong_first_is_named(cause):
     question = some(1, counts=(4,))[0]
     text = solution(question, "parallel")

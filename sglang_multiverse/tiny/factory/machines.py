@@ -36,6 +36,7 @@ from ..machines import (
     PAIRS,
     ROUNDS,
     TABLES,
+    Asks,
     Question,
     Run,
     comparison,
@@ -128,6 +129,7 @@ def rows(
     kinds: dict[Kind, float],
     split: Split = "train",
     easy_steps: int = 0,
+    asks: Asks = "highest",
 ) -> list[dict[str, Any]]:
     """Rows for ``steps`` batches, in training order.
 
@@ -151,7 +153,7 @@ def rows(
             key = nested, number, rounds
             if key not in sources:
                 sources[key] = questions(
-                    seed, split, counts=(number,), nested=nested, rounds=rounds
+                    seed, split, counts=(number,), nested=nested, rounds=rounds, asks=asks
                 )
             ordered.append(row(next(sources[key]), mode))
     return ordered
@@ -223,11 +225,11 @@ def _tables(rng: random.Random) -> dict[str, Any]:
     return rng.choices((_repeat, _find, _compare, _apply), (1, 1, 2, 4))[0](rng)
 
 
-def in_passes(seed: int, steps: int, batch: int) -> list[dict[str, Any]]:
+def in_passes(seed: int, steps: int, batch: int, asks: Asks = "highest") -> list[dict[str, Any]]:
     """Rows for ``steps`` batches of the curriculum: eight passes over the same questions, from
     their flattened twins to blocks. Texts of a batch have as many runs."""
     size = steps // len(STAGES)
-    blocks = rows(seed, size, batch, {("parallel", False): 1.0})
+    blocks = rows(seed, size, batch, {("parallel", False): 1.0}, asks=asks)
     flat = [with_prompt_mode(to_autoregressive(one), "sequential") for one in blocks]
     ordered: list[dict[str, Any]] = []
     rng = random.Random(f"passes-{seed}")

@@ -273,7 +273,7 @@ def test_arguments_of_the_kubernetes_example_exist() -> None:
 
 def test_the_workflow_runs_what_is_there() -> None:
     workflow = only(".github/workflows/ci.yml")
-    assert workflow[True].keys() == {"push", "pull_request"}, "YAML reads `on` as true"
+    assert workflow[True].keys() == {"push", "pull_request", "schedule"}, "YAML reads `on` as true"
     assert set(workflow["jobs"]["test"]["strategy"]["matrix"]["python"]) == PYTHONS
     runs = [
         step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -16,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from .gates import GateOptions
-from .recipe import OnFailedRewrite, Recipe, count_pieces
+from .recipe import OnFailedRewrite, Recipe, counter
 from .teacher.budget import Budget, Prices
 from .teacher.call import Sampling
 from .teacher.prompt import PromptError, Prompts
@@ -212,7 +211,7 @@ class Config(_Part):
         """
         try:
             prompts = Prompts.load(self.prompts)
-            count, name = _counter(self.tokenizer)
+            count, name = counter(self.tokenizer)
         except (OSError, PromptError, ValueError) as error:
             raise ConfigError(str(error)) from error
         return Recipe(
@@ -245,19 +244,6 @@ class Config(_Part):
             "card": self.card.model_dump(),
             "tokenizer": str(self.tokenizer) if self.tokenizer else None,
         }
-
-
-def _counter(folder: Path | None) -> tuple[Any, str]:
-    if folder is None:
-        return count_pieces, "pieces"
-    from sglang_multiverse.cli.tokenizer import TokenizerFile
-    from sglang_multiverse.dialect import Dialect
-    from sglang_multiverse.lexer import encode
-
-    tokenizer = TokenizerFile(folder)
-    dialect = Dialect.from_tokenizer(tokenizer)
-    content = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
-    return (lambda text: len(encode(text, tokenizer, dialect))), f"{folder.name} {content[:12]}"
 
 
 def load(

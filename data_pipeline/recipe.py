@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from sglang_multiverse.lexer import lex
@@ -31,6 +33,21 @@ OnFailedRewrite = Literal["flatten", "keep", "reject"]
 def count_pieces(text: str) -> int:
     """Pieces of text, close to the tokens of a byte-level BPE vocabulary."""
     return len(lex(text).pieces)
+
+
+def counter(folder: Path | None) -> tuple[Callable[[str], int], str]:
+    """What counts the tokens of a text, and its name: the ``tokenizer.json`` of ``folder``, or
+    pieces of text."""
+    if folder is None:
+        return count_pieces, "pieces"
+    from sglang_multiverse.cli.tokenizer import TokenizerFile
+    from sglang_multiverse.dialect import Dialect
+    from sglang_multiverse.lexer import encode
+
+    tokenizer = TokenizerFile(folder)
+    dialect = Dialect.from_tokenizer(tokenizer)
+    content = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    return (lambda text: len(encode(text, tokenizer, dialect))), f"{folder.name} {content[:12]}"
 
 
 @dataclass(frozen=True)

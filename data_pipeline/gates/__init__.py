@@ -10,8 +10,7 @@ from dataclasses import replace
 from sglang_multiverse.dialect import MULTIVERSE, Tag
 
 from ..finding import Finding
-from .meaning.answer import check_answer, final_answer
-from .meaning.answer import check_right as _check_right
+from .meaning.answer import check_answer, check_right, final_answer
 from .meaning.borrowed import check_borrowed
 from .meaning.content import check_content, kept_spans
 from .meaning.coverage import check_fill, compare_sentences
@@ -87,17 +86,6 @@ def check_document(
         located, answer=answer, source=source, options=options, equivalence=equivalence
     )
     return findings
-
-
-def check_right(
-    chain: str,
-    attempt: str,
-    reference: str,
-    options: GateOptions = CURATION,
-    equivalence: Equivalence = EQUIVALENCE,
-) -> list[Finding]:
-    """Whether a chain came to the answer that its dataset calls right, before anything is asked."""
-    return _check_right(chain, attempt, reference, options, equivalence)
 
 
 def check_paths(text: str, source: str, options: GateOptions = CURATION) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from sglang_multiverse.text import parse_text, serialise
@@ -19,12 +19,12 @@ from .rewriting import flatten
 def assemble(record: Record, recipe: Recipe) -> Generator[Call, Reply, Record | Rejection]:
     """Check ``record.text`` as it will be learned from."""
     yield from ()
-    if recipe.on_failed_rewrite == "flatten":
-        flat = _without_dependent(record, recipe)
-        if isinstance(flat, Rejection):
-            return flat
-        record = flat
-    text, notes = record.text, list(record.notes)
+    findings = _check(record, recipe)
+    failed = _dependent(record, findings) if recipe.on_failed_rewrite == "flatten" else {}
+    flat = flatten(record, recipe, failed)
+    if isinstance(flat, Rejection):
+        return flat
+    text, notes = flat.text, list(flat.notes)
     if recipe.benefit is not None:
         document, undone = flatten_costly_blocks(
             parse_text(text), recipe.count_tokens, recipe.benefit
@@ -39,27 +39,27 @@ def assemble(record: Record, recipe: Recipe) -> Generator[Call, Reply, Record | 
                     "no block shortens the critical path",
                     findings=tuple(notes),
                 )
-    findings = _check(record, text, recipe)
-    if findings:
-        return Rejection.of("assemble", findings)
-    return replace(record, text=text, notes=tuple(notes))
+    assembled = replace(flat, text=text, notes=tuple(notes))
+    if text != record.text:
+        findings = _check(assembled, recipe)
+    return Rejection.of("assemble", findings) if findings else assembled
 
 
-def _check(record: Record, text: str, recipe: Recipe) -> list[Finding]:
+def _check(record: Record, recipe: Recipe) -> list[Finding]:
     return check_document(
-        text, source=record.source, answer=record.attempt or None, options=recipe.gates
+        record.text, source=record.source, answer=record.attempt or None, options=recipe.gates
     )
 
 
-def _without_dependent(record: Record, recipe: Recipe) -> Record | Rejection:
-    """``record`` without the blocks whose paths a gate finds to need one another."""
+def _dependent(record: Record, findings: Sequence[Finding]) -> dict[int, Rejection]:
+    """The outermost blocks whose paths need one another, as ``findings`` say, by number from 0."""
     blocks = locate(record.text).blocks
     failed: dict[int, Rejection] = {}
-    for finding in _check(record, record.text, recipe):
+    for finding in findings:
         if finding.gate != "independence" or finding.span is None or finding.span_in != "text":
             continue
         at = finding.span[0]
         for number, block in enumerate(blocks):
             if block.span[0] <= at < block.span[1]:
                 failed.setdefault(number, Rejection.of("assemble", [finding]))
-    return flatten(record, recipe, failed)
+    return failed

@@ -33,8 +33,6 @@ from .lease import Lease
 
 Status = Literal["accepted", "rejected", "error"]
 
-STORE_NAME = "curation.sqlite"
-
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
     key TEXT PRIMARY KEY,
@@ -129,7 +127,7 @@ class Store:
     def __init__(self, path: Path):
         self.path = path
         if path.is_dir():
-            raise StoreError(f"{path} is a folder; a store is a file, such as {path / STORE_NAME}")
+            raise StoreError(f"{path} is a folder; a store is one file, name one in it")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(

@@ -104,6 +104,7 @@ def command(
     """
     from ..data_pipeline.gates import CURATION, MODEL_OUTPUT
     from ..data_pipeline.gates.meaning.equivalence import EquivalenceError
+    from ..data_pipeline.recipe import counter
 
     options = MODEL_OUTPUT if model_output else CURATION
     options = replace(options, strict_coverage=strict_coverage)
@@ -115,7 +116,7 @@ def command(
         options = replace(options, max_distance=max_distance)
     report = Report()
     try:
-        count = _counter(tokenizer) if benefit is not None else None
+        count = counter(tokenizer)[0] if benefit is not None else None
         for item in read_corpus(file, Fields(text, source, answer)):
             if isinstance(item, BadLine):
                 typer.echo(f"error: {item}", err=True)
@@ -205,19 +206,6 @@ def _check_paths(item: Item) -> list[Finding]:
     assert item.source is not None
     findings: list[Finding] = check_paths(item.text, item.source, MODEL_OUTPUT)
     return findings
-
-
-def _counter(folder: Path | None) -> CountTokens:
-    from ..dialect import Dialect
-    from ..lexer import encode, lex
-
-    if folder is None:
-        return lambda text: len(lex(text).pieces)
-    from .tokenizer import TokenizerFile
-
-    tokenizer = TokenizerFile(folder)
-    dialect = Dialect.from_tokenizer(tokenizer)
-    return lambda text: len(encode(text, tokenizer, dialect))
 
 
 def _show(report: Report) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from sglang_multiverse.dialect import MULTIVERSE, Tag
 
 from ...finding import Finding
-from ..options import GateOptions
+from ..options import CURATION, GateOptions
 from ..text.located import Located, Span
-from .equivalence import Equivalence, Verdict
+from .equivalence import EQUIVALENCE, Equivalence, Verdict
 
 #: A marker counts only with something short behind it: ``Answer: To solve this …`` names none.
 _SHORT = 120
@@ -111,7 +111,11 @@ def check_answer(
 
 
 def check_right(
-    chain: str, attempt: str, reference: str, options: GateOptions, equivalence: Equivalence
+    chain: str,
+    attempt: str,
+    reference: str,
+    options: GateOptions = CURATION,
+    equivalence: Equivalence = EQUIVALENCE,
 ) -> list[Finding]:
     """Whether a chain and the answer that followed it came to ``reference``: ``wrong-answer``, or
     ``answer-unchecked`` where one of them names no answer, or it was not decided in time."""

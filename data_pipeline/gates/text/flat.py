@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from sglang_multiverse.flatten import flatten
 from sglang_multiverse.text import Block, Content, Document
 
 from .numbering import renumber
@@ -38,17 +39,7 @@ def put_paths(out: Content, block: Block) -> None:
 
 def plain(block: Block) -> str:
     """The text of all paths of ``block``, those of its inner blocks in their places."""
-    out: Content = []
-    put_paths(out, block)
-    while any(isinstance(part, Block) for part in out):
-        flatter: Content = []
-        for part in out:
-            if isinstance(part, Block):
-                put_paths(flatter, part)
-            else:
-                put(flatter, part)
-        out = flatter
-    return "".join(part for part in out if isinstance(part, str))
+    return "".join(map(str, flatten(Document(thought=[block])).thought or []))
 
 
 def without_blocks(document: Document, texts: Mapping[int, str]) -> Document:

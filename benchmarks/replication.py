@@ -73,10 +73,10 @@ class Size:
 
     lookups: tuple[int, int, int] = (1500, 600, 500)
     easy: int = 200
-    first: int = 800
-    second: int = 96
+    first: int = 1500
+    second: int = 480
     batch: int = 4
-    every: tuple[int, int] = (200, 24)
+    every: tuple[int, int] = (300, 60)
     exam: int = 48
     served: int = 135
     timed: int = 24

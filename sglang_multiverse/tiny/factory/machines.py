@@ -376,24 +376,28 @@ def learn_lookups(
     from every seed; then it finds runs by their names and compares numbers, and goes on repeating:
     600 steps of comparing alone made models forget how to look up, and none learnt it again from
     whole texts. Last it learns the machines' tables, which 800 steps of whole texts taught one
-    model of two. A part that ``out`` holds already is taken from there.
+    model of two. The latest part that ``out`` holds is taken from there, and none before it.
 
     Args:
         steps: most of repeating, those of the three, and those with tables, too.
 
     Returns:
-        Of each, what :func:`train` returns.
+        Of each part that is there, what :func:`train` returns.
     """
     rng = random.Random(f"lookups-{seed}")
     done = []
     parts = ((_repeat, 0.2), (_mixed, None), (_tables, None))
-    for (make, until), most in zip(parts, steps, strict=True):
+    folders = [out / make.__name__.strip("_") for make, _ in parts]
+    latest = max((i for i, one in enumerate(folders) if (one / "trained.json").exists()), default=-1)
+    if latest >= 0:
+        model.load_state_dict(
+            Qwen2ForCausalLM.from_pretrained(folders[latest] / "model").state_dict()
+        )
+    for i, ((make, until), most) in enumerate(zip(parts, steps, strict=True)):
         data = [make(rng) for _ in range(8 * most)]
-        folder = out / make.__name__.strip("_")
+        folder = folders[i]
         kept = folder / "trained.json"
-        if kept.exists():
-            model.load_state_dict(Qwen2ForCausalLM.from_pretrained(folder / "model").state_dict())
-        else:
+        if i > latest:
             found = train(
                 model,
                 tokenizer,
@@ -407,7 +411,8 @@ def learn_lookups(
                 workers=workers,
             )
             kept.write_text(json.dumps(found), encoding="utf-8")
-        done.append(json.loads(kept.read_text(encoding="utf-8")))
+        if kept.exists():
+            done.append(json.loads(kept.read_text(encoding="utf-8")))
     return done
 
 

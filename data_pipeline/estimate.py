@@ -48,8 +48,9 @@ def estimate(records: Sequence[Record], recipe: Recipe, prices: Prices) -> Estim
     usage = Usage(sum(one.input for one in usages), sum(one.output for one in usages))
     calls = len(records) * (4 + BLOCKS)
     worst_calls = calls * recipe.attempts
+    system = Message("system", recipe.prompts["curator"].text)
     longest = [
-        most_input_tokens(opening(record, recipe, "")) + recipe.sampling.max_tokens
+        most_input_tokens([system, *opening(record, recipe, "")]) + recipe.sampling.max_tokens
         for record in records
     ]
     worst_input = int(sum(longest) * worst_calls / max(len(records), 1))
@@ -68,18 +69,19 @@ def estimate(records: Sequence[Record], recipe: Recipe, prices: Prices) -> Estim
 
 def _usage(record: Record, recipe: Recipe) -> Usage:
     sentences = len(split_sentences(record.source))
-    chain = _tokens(opening(record, recipe, ""))
+    trunk = len(record.source) / _CHARACTERS / 2  # before a block, on average
     steps = _STEP_TOKENS * max(sentences // _STEP_SENTENCES, 3)
     prompts = {
         name: int(len(one.text) / _CHARACTERS) for name, one in recipe.prompts.by_name.items()
     }
+    chain = prompts["curator"] + _tokens(opening(record, recipe, ""))
     blocks = int(BLOCKS * BLOCK_TOKENS)
     given = (
         chain + prompts["outline-steps"],
         chain + steps + prompts["outline-groups"],
         chain + steps + prompts["fill"],
-        blocks + prompts["curator"] + prompts["frame"],
-        blocks + int(BLOCKS * (prompts["curator"] + prompts["rewrite"] + 200)),
+        blocks + prompts["writer"] + prompts["frame"],
+        blocks + int(BLOCKS * (prompts["writer"] + prompts["rewrite"] + trunk + 100)),
     )
     replies = (steps, steps + 60, steps // 2, int(BLOCKS * 130), blocks)
     return Usage(sum(given), sum(replies))

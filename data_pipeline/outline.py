@@ -66,7 +66,7 @@ class Outline:
     Attributes:
         text: what it was read from.
         preamble: what stands before the first step.
-        issues: what reading met in it; ``check_outline`` and ``check_fill`` report them.
+        issues: what reading met in it; ``check_outline`` reports them.
     """
 
     parts: tuple[Step | Group, ...]

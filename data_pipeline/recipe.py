@@ -18,9 +18,9 @@ from .teacher.prompt import Prompts
 #: Part of every call's key: raise one where a stage asks or reads differently.
 STAGE_VERSIONS = {
     "outline": "1",
-    "fill": "1",
-    "frame": "1",
-    "rewrite": "1",
+    "fill": "2",
+    "frame": "2",
+    "rewrite": "2",
     "judge": "1",
     "assemble": "1",
 }

@@ -13,6 +13,22 @@ from .outline import Outline
 
 
 @dataclass(frozen=True)
+class Passage:
+    """What becomes of one outermost group of an outline.
+
+    Attributes:
+        plain: what the source says in its place.
+        laid_out: what its branches say, one after another.
+        marked: whether that is more than ``plain``, or in another order, since sentences are
+            repeated or split.
+    """
+
+    plain: str
+    laid_out: str
+    marked: bool
+
+
+@dataclass(frozen=True)
 class Record:
     """One item on its way through the stages.
 
@@ -26,7 +42,7 @@ class Record:
         filled: the same tree over the source's sentences, after the fill stage.
         text: canonical trace (``<Think>…</Think>`` and answer), from the draft on.
         proposed: outermost blocks of the draft.
-        plain: for each outermost block of ``text`` what the source says in its place.
+        passages: the source in pieces, one for each outermost group or block of ``text``.
         notes: findings that were accepted: what was kept as drafted or undone.
     """
 
@@ -39,9 +55,17 @@ class Record:
     filled: Outline | None = None
     text: str = ""
     proposed: int = 0
-    plain: tuple[str, ...] = ()
+    passages: tuple[str | Passage, ...] = ()
     notes: tuple[Finding, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def reference(self) -> str:
+        """What gates compare ``text`` with: the source, as it was laid out where a block has
+        sentences that are split or repeated."""
+        if not any(isinstance(one, Passage) and one.marked for one in self.passages):
+            return self.source
+        return "".join(one if isinstance(one, str) else one.laid_out for one in self.passages)
 
 
 @dataclass(frozen=True)

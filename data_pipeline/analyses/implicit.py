@@ -105,7 +105,7 @@ def list_instances(row: Row, told: Recipe) -> Steps[Listed | Rejection]:
     """Ask where the chain of ``row`` branches, until the answer can be read."""
     record = Record(row.id, row.question or "", row.text)
     task = told.prompts[TASK].fill(question=row.question or "(not given)", chain=row.text)
-    messages = (Message("system", told.prompts["curator"].fill()), Message("user", task))
+    messages = (Message("user", task),)
 
     def read(reply: str) -> Reading[Listed]:
         return read_list(payload(reply), row.text)

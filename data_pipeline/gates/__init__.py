@@ -13,14 +13,14 @@ from ..finding import Finding
 from .meaning.answer import check_answer, check_right, final_answer
 from .meaning.borrowed import check_borrowed
 from .meaning.content import check_content, kept_spans
-from .meaning.coverage import check_fill, compare_sentences
+from .meaning.coverage import compare_sentences
 from .meaning.equivalence import EQUIVALENCE, Equivalence
 from .meaning.independence import Judge, check_independence, judge_independence
 from .meaning.placed import check_paths as check_placed
 from .meaning.rewrite import check_rewrite
 from .options import CURATION, MODEL_OUTPUT, GateOptions
 from .text.benefit import flatten_costly_blocks
-from .text.flat import plain, without_blocks
+from .text.flat import without_blocks
 from .text.grammar import check_grammar, keeps_tree
 from .text.located import locate
 from .text.numbering import renumber
@@ -35,14 +35,12 @@ __all__ = [
     "check_block",
     "check_borrowed",
     "check_document",
-    "check_fill",
     "check_outline",
     "check_paths",
     "check_right",
     "final_answer",
     "flatten_costly_blocks",
     "judge_independence",
-    "plain",
     "renumber",
     "without_blocks",
 ]

@@ -44,13 +44,15 @@ class Reading(Generic[Value]):
 
 @dataclass(frozen=True)
 class Question:
-    """One task for the LLM. ``messages`` lack the task line, which every attempt adds."""
+    """One task for the LLM. ``messages`` lack what ``ask`` adds: the prompt ``system``, which says
+    what kind of work this is, before them, and the task line of every attempt."""
 
     stage: str
     version: str
     prompt: str
     messages: tuple[Message, ...]
     subject: str = ""
+    system: str = "curator"
 
 
 def ask(
@@ -101,8 +103,9 @@ def _call(
     room: int,
 ) -> Call:
     task = Task(question.prompt, question.subject, attempt)
-    *before, last = [*question.messages, *wrong]
-    prompts = ["curator", question.prompt, *(["repair"] if wrong else [])]
+    system = Message("system", recipe.prompts[question.system].fill())
+    *before, last = [system, *question.messages, *wrong]
+    prompts = [question.system, question.prompt, *(["repair"] if wrong else [])]
     return Call(
         item=record.id,
         stage=question.prompt,

@@ -47,7 +47,7 @@ def assemble(record: Record, recipe: Recipe) -> Generator[Call, Reply, Record | 
 
 def _check(record: Record, recipe: Recipe) -> list[Finding]:
     return check_document(
-        record.text, source=record.source, answer=record.attempt or None, options=recipe.gates
+        record.text, source=record.reference, answer=record.attempt or None, options=recipe.gates
     )
 
 

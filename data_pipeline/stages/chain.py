@@ -16,13 +16,9 @@ def numbered(source: str, spans: list[Span]) -> str:
     )
 
 
-def opening(record: Record, recipe: Recipe, task: str) -> tuple[Message, Message]:
-    """The messages every chat about the whole chain begins with. What stands before ``task`` is
+def opening(record: Record, recipe: Recipe, task: str) -> tuple[Message]:
+    """The message every chat about the whole chain begins with. What stands before ``task`` is
     the same for all of them, so that an endpoint can cache it."""
     chain = numbered(record.source, split_sentences(record.source))
-    prompts = recipe.prompts
-    shown = prompts["chain"].fill(question=record.question, chain=chain)
-    return (
-        Message("system", prompts["curator"].fill()),
-        Message("user", f"{shown}\n\n{task}"),
-    )
+    shown = recipe.prompts["chain"].fill(question=record.question, chain=chain)
+    return (Message("user", f"{shown}\n\n{task}"),)

@@ -36,7 +36,9 @@ def frame(record: Record, recipe: Recipe) -> Steps:
     task = recipe.prompts["frame"].fill(
         question=record.question, blocks=_shown(document.blocks, iter(range(1, len(blocks) + 1)))
     )
-    messages = (Message("system", recipe.prompts["curator"].fill()), Message("user", task))
+    question = Question(
+        "frame", STAGE_VERSIONS["frame"], "frame", (Message("user", task),), system="writer"
+    )
     # The paths still read as they did in sequence; their independence is the rewrite's work.
     drafted = replace(recipe.gates, strict_coverage=True, independence=False)
 
@@ -51,13 +53,11 @@ def frame(record: Record, recipe: Recipe) -> Steps:
             block.conclusion = Conclusion([" ".join(framed.conclusion)])
         draft = serialise(renumber(document))
         findings = check_document(
-            draft, source=record.source, answer=record.attempt or None, options=drafted
+            draft, source=record.reference, answer=record.attempt or None, options=drafted
         )
-        return Reading(draft, findings, draft, record.source)
+        return Reading(draft, findings, draft, record.reference)
 
-    draft = yield from ask(
-        record, recipe, Question("frame", STAGE_VERSIONS["frame"], "frame", messages), read
-    )
+    draft = yield from ask(record, recipe, question, read)
     return draft if isinstance(draft, Rejection) else replace(record, text=draft)
 
 

@@ -17,7 +17,7 @@ from ..record import Record, Rejection
 from ..teacher.call import Message
 from .asking import Question, Reading, Steps, ask
 from .payload import payload
-from .rewriting import block_text, flatten
+from .rewriting import block_text, flatten, said
 
 _VERDICT = re.compile(
     r"[ \t]*(?:[-*][ \t]+)?[*_]*(?:Path[ \t]+)?(\d+)[*_]*[ \t]*[:.)][*_]*[ \t]*(.*)"
@@ -37,10 +37,7 @@ def judge(record: Record, recipe: Recipe) -> Steps:
         if isinstance(block, str):
             continue
         number += 1
-        before = "".join(
-            part if isinstance(part, str) else block_text(part) for part in thought[:index]
-        )
-        question = _question(record, recipe, block, before, f"B{number}")
+        question = _question(record, recipe, block, said(thought[:index]), f"B{number}")
         count = len(block.paths)
 
         def read(reply: str, count: int = count) -> Reading[dict[int, str]]:
@@ -72,8 +69,8 @@ def _question(record: Record, recipe: Recipe, block: Block, before: str, name: s
     task = recipe.prompts["judge"].fill(
         question=record.question, before=before.strip() or "-", block=block_text(block).strip()
     )
-    messages = (Message("system", recipe.prompts["curator"].fill()), Message("user", task))
-    return Question("judge", STAGE_VERSIONS["judge"], "judge", messages, name)
+    version = STAGE_VERSIONS["judge"]
+    return Question("judge", version, "judge", (Message("user", task),), name, system="reviewer")
 
 
 def read_verdicts(text: str, count: int) -> Reading[dict[int, str]]:

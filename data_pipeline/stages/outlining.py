@@ -52,9 +52,8 @@ def outline(record: Record, recipe: Recipe) -> Steps:
         tree = parse_outline(payload(reply))
         return Reading(tree, check_outline(tree, ungrouped, listed=listed), tree.text)
 
-    system, user = first
+    (user,) = first
     second = (
-        system,
         Message("user", f"{user.content}\n\n{Task('outline-steps')}"),
         Message("assistant", listed.render().rstrip()),
         Message("user", recipe.prompts["outline-groups"].fill()),

@@ -1,7 +1,8 @@
 """Stage 3: every outermost block rewritten so that it reads as if thought in parallel.
 
-The LLM sees the block and a few sentences around it, not the whole trace. Its answer is read by
-the shared text parser, so mathematics may hold ``<`` and ``&``; its numbers do not matter.
+The LLM sees the block, all that was thought before it, which its paths may use, and a few sentences
+of what follows. Its answer is read by the shared text parser, so mathematics may hold ``<`` and
+``&``; its numbers do not matter.
 """
 
 from __future__ import annotations
@@ -25,20 +26,19 @@ from ..gates import (
     check_block,
     check_borrowed,
     check_document,
-    plain,
     renumber,
     without_blocks,
 )
 from ..gates.text.located import locate
 from ..recipe import STAGE_VERSIONS, Recipe
-from ..record import Record, Rejection
+from ..record import Passage, Record, Rejection
 from ..source.sentences import split_sentences
 from ..teacher.call import Call, Message, Reply
 from .asking import Question, Reading, Steps, ask
 from .payload import payload
 
-#: Sentences of the text around a block that the LLM is shown.
-BEFORE, AFTER = 6, 3
+#: Sentences of the text after a block that the LLM is shown.
+AFTER = 3
 
 
 def rewrite(record: Record, recipe: Recipe) -> Steps:
@@ -47,8 +47,6 @@ def rewrite(record: Record, recipe: Recipe) -> Steps:
     thought = document.thought or []
     notes = list(record.notes)
     blocks = [(index, part) for index, part in enumerate(thought) if isinstance(part, Block)]
-    # A path of the draft holds the source's own sentences.
-    sentences = [plain(block) for _, block in blocks]
     failed: dict[int, Rejection] = {}
     for number, (index, _) in enumerate(blocks):
         rewritten = yield from _rewritten(record, recipe, document, index, f"B{number + 1}")
@@ -66,9 +64,7 @@ def rewrite(record: Record, recipe: Recipe) -> Steps:
         else:
             failed[number] = rewritten
     text = serialise(renumber(document))
-    record = replace(
-        record, text=text, proposed=len(blocks), plain=tuple(sentences), notes=tuple(notes)
-    )
+    record = replace(record, text=text, proposed=len(blocks), notes=tuple(notes))
     return flatten(record, recipe, failed)
 
 
@@ -84,7 +80,13 @@ def flatten(record: Record, recipe: Recipe, failed: Mapping[int, Rejection]) -> 
     """
     if not failed:
         return record
-    texts = {number: record.plain[number] for number in failed}
+    places = [place for place, one in enumerate(record.passages) if isinstance(one, Passage)]
+    passages = list(record.passages)
+    texts = {}
+    for number in failed:
+        passage = passages[places[number]]
+        assert isinstance(passage, Passage)
+        passages[places[number]] = texts[number] = passage.plain
     document = without_blocks(parse_text(record.text), texts)
     if recipe.gates.require_block and not document.blocks:
         return failed[max(failed)]
@@ -99,7 +101,7 @@ def flatten(record: Record, recipe: Recipe, failed: Mapping[int, Rejection]) -> 
     return replace(
         record,
         text=serialise(document),
-        plain=tuple(text for number, text in enumerate(record.plain) if number not in failed),
+        passages=tuple(passages),
         notes=(*record.notes, *notes),
     )
 
@@ -122,7 +124,8 @@ def _rewritten(
         number = sum(isinstance(part, Block) for part in thought[:index])
         return _in_place(reading.value, number, text, record, recipe)
 
-    around = (_text_at(thought, index - 1), _text_at(thought, index + 1))
+    after = thought[index + 1] if index + 1 < len(thought) else ""
+    around = (said(thought[:index]), after if isinstance(after, str) else "")
     question = _question(record, recipe, old, name, around)
     return (yield from ask(record, recipe, question, read))
 
@@ -130,16 +133,15 @@ def _rewritten(
 def _question(
     record: Record, recipe: Recipe, block: str, name: str, around: tuple[str, str]
 ) -> Question:
-    prompts = recipe.prompts
     before, after = around
-    task = prompts["rewrite"].fill(
+    task = recipe.prompts["rewrite"].fill(
         question=record.question,
-        before=_sentences(before, slice(-BEFORE, None)),
-        after=_sentences(after, slice(AFTER)),
+        before=before.strip() or "-",
+        after=_first_sentences(after) or "-",
         block=block.strip(),
     )
-    messages = (Message("system", prompts["curator"].fill()), Message("user", task))
-    return Question("rewrite", STAGE_VERSIONS["rewrite"], "rewrite", messages, name)
+    version = STAGE_VERSIONS["rewrite"]
+    return Question("rewrite", version, "rewrite", (Message("user", task),), name, system="writer")
 
 
 def _in_place(
@@ -149,14 +151,14 @@ def _in_place(
     ``number``. Paths of blocks yet to be rewritten need not be independent."""
     findings = check_document(
         text,
-        source=record.source,
+        source=record.reference,
         answer=record.attempt or None,
         options=replace(recipe.gates, independence=False),
     )
     if not findings and recipe.gates.independence:
         located = locate(text)
         findings = check_borrowed(located, record.question, [located.blocks[number]])
-    return Reading(block, findings, text, record.source)
+    return Reading(block, findings, text, record.reference)
 
 
 def read_block(reply: str, old: str, recipe: Recipe) -> Reading[Block]:
@@ -222,10 +224,10 @@ def _tidy_content(content: Content, lead: str = "") -> Content:
     return parts
 
 
-def _text_at(content: Content, index: int) -> str:
-    part = content[index] if 0 <= index < len(content) else ""
-    return part if isinstance(part, str) else ""
+def said(content: Content) -> str:
+    """Canonical text of a thought up to some part of it."""
+    return "".join(part if isinstance(part, str) else block_text(part) for part in content)
 
 
-def _sentences(text: str, which: slice) -> str:
-    return "".join(text[start:end] for start, end in split_sentences(text)[which]).strip() or "-"
+def _first_sentences(text: str) -> str:
+    return "".join(text[start:end] for start, end in split_sentences(text)[:AFTER]).strip()

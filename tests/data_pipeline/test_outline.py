@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_multiverse.data_pipeline.gates import check_fill, check_outline
+from sglang_multiverse.data_pipeline.gates import check_outline
 from sglang_multiverse.data_pipeline.outline import Group, Outline, Step, parse_outline
 
 TREE = """S1: Understand
@@ -140,105 +138,3 @@ def test_nothing_makes_it_raise_and_what_it_accepts_reads_as_itself(text: str) -
         again = parse_outline(outline.render())
         assert again.render() == outline.render()
         assert check_outline(again) == []
-
-
-# --- the fill ---------------------------------------------------------------------------------
-
-SOURCE = (
-    "We read it. It says n.\n\nEven: the lower bound is 3. The upper bound is 4. So both hold.\n"
-    "Odd it is 5. Check that it is 5. Compare them all. Compare them all."
-)
-FILL = """S1: We read it. It says n.
-<parallel>
-Reason: neither needs the other.
-<branch>
-S2:
-<parallel>
-<branch>
-S2.1: Even: the lower bound is 3.
-</branch>
-<branch>
-S2.2: The upper bound
-  is 4.
-</branch>
-</parallel>
-S2.3: So both hold.
-</branch>
-<branch>
-S3: Odd it is 5.
-S4: Check that it is 5.
-</branch>
-</parallel>
-S5: Compare them all.
-Compare them all.
-"""
-
-
-def fill_codes(text: str) -> list[tuple[str, str]]:
-    findings = check_fill(SOURCE, parse_outline(TREE), parse_outline(text))
-    where = {"text": text, "source": SOURCE}
-    return [(f.code, where[f.span_in][slice(*f.span)] if f.span else "") for f in findings]
-
-
-def test_a_whole_fill_has_no_findings() -> None:
-    assert fill_codes(FILL) == []
-    assert fill_codes("Here it is:\n\n" + FILL) == []
-
-
-def test_an_inserted_step_is_welcome() -> None:
-    assert fill_codes(FILL.replace("It says n.", "\nS1.1: It says n.")) == []
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "wanted"),
-    [
-        ("So both hold.", "", [("missing-sentence", "So both hold.")]),
-        ("So both hold.", "So both hold. So both hold.",
-         [("duplicated-sentence", "So both hold.")]),
-        ("Check that it is 5.", "Check that it is 6.",
-         [("changed-sentence", "Check that it is 5.")]),
-        ("Odd it is 5.", "Odd it is 5. I like otters.", [("added-text", "I like otters.")]),
-        ("We read it. It says n.", "It says n. We read it.", [("moved-sentence", "It says n.")]),
-        ("Compare them all.\nCompare them all.", "Compare them all.",
-         [("missing-sentence", "Compare them all.")]),
-        ("S4:", "", []),
-        ("<parallel>\nReason: neither needs the other.\n", "", None),
-    ],
-)  # fmt: skip
-def test_what_the_fill_does_wrong(old: str, new: str, wanted: list[tuple[str, str]] | None) -> None:
-    assert old in FILL
-    found = fill_codes(FILL.replace(old, new, 1))
-    if wanted is None:
-        assert "changed-groups" in {code for code, _ in found}
-    elif not wanted:
-        assert {code for code, _ in found} == {"missing-step"}
-    else:
-        assert found == wanted
-
-
-words = st.sampled_from(["red", "blue", "3", "x = 4", "green", "up"])
-sentence = st.lists(words, min_size=2, max_size=6).map(lambda w: " ".join(w) + ".")
-
-
-@given(st.lists(sentence, min_size=1, max_size=12), st.data())
-def test_any_split_of_the_source_fills_it(source: list[str], data: st.DataObject) -> None:
-    cuts = sorted(data.draw(st.sets(st.integers(0, len(source)), max_size=3)) | {0, len(source)})
-    spaces = st.sampled_from([" ", "\n", "  \n "])
-    text = "".join(
-        f"S{n}: " + "".join(one + data.draw(spaces) for one in source[a:b]) + "\n"
-        for n, (a, b) in enumerate(pairwise(cuts), start=1)
-    )
-    filled = parse_outline(text)
-    bare = Outline(tuple(Step(step.label, "x") for step in filled.steps()))
-    assert check_fill(" ".join(source), bare, filled) == []
-
-
-@given(st.lists(sentence, min_size=2, max_size=10, unique=True), st.data())
-def test_a_sentence_left_out_is_named(source: list[str], data: st.DataObject) -> None:
-    gone = data.draw(st.integers(0, len(source) - 1))
-    text = "S1: " + " ".join(one for index, one in enumerate(source) if index != gone)
-    whole = " ".join(source)
-    found = check_fill(whole, Outline((Step("S1", "x"),)), parse_outline(text))
-    assert [whole[slice(*f.span)] for f in found if f.span and f.span_in == "source"] == [
-        source[gone]
-    ]

@@ -8,9 +8,7 @@ import pytest
 
 from sglang_multiverse.data_pipeline.gates import CURATION, check_document, plain
 from sglang_multiverse.data_pipeline.recipe import Recipe
-from sglang_multiverse.data_pipeline.record import Record, Rejection, item_id
-from sglang_multiverse.data_pipeline.source.sentences import split_sentences
-from sglang_multiverse.data_pipeline.stages.filling import read_placement
+from sglang_multiverse.data_pipeline.record import Passage, Record, Rejection, item_id
 from sglang_multiverse.data_pipeline.stages.framing import read_frames
 from sglang_multiverse.data_pipeline.stages.payload import payload
 from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, Replied, load, load_all
@@ -92,18 +90,6 @@ def repair_request(name: str, task: str) -> str:
 def test_repair_is_told_code_and_place(name: str, task: str, wanted: list[str]) -> None:
     request = repair_request(name, task)
     assert all(part in request for part in wanted), request
-
-
-def test_spans_point_at_what_is_meant() -> None:
-    text = ITEMS["lost-sentence"].chain
-    spans = split_sentences(text)
-    labels = ["S1", "S2", "S3", "S4", "S5"]
-    reply = ITEMS["lost-sentence"].replies["fill"][0].text or ""
-    found = {f.code: f for f in read_placement(reply, labels, spans).findings}
-    start, end = found["missing-sentence"].span or (0, 0)
-    assert text[start:end].strip() == "Modulo 7 it is 4, and modulo 11 it is 3."
-    start, end = found["duplicated-sentence"].span or (0, 0)
-    assert text[start:end].strip() == "No remainder is 0."
 
 
 def test_a_failed_reply_is_asked_for_afresh_and_not_quoted() -> None:
@@ -193,7 +179,8 @@ def test_a_failed_block_is_flattened_to_the_sources_sentences_and_the_item_kept(
     assert block == kept
     (note,) = driven.result.notes
     assert note.code == "flattened: no-block"
-    assert (driven.result.proposed, len(driven.result.plain)) == (2, 1)
+    assert driven.result.proposed == 2
+    assert sum(isinstance(one, Passage) for one in driven.result.passages) == 1
     # Not a word of the second block's frame is left, and every sentence of its paths is.
     for outline in lost.outlines:
         assert outline.text.strip() not in driven.result.text
@@ -248,28 +235,6 @@ def test_what_cannot_be_curated_costs_nothing(chain: str, code: str) -> None:
     assert isinstance(driven.result, Rejection)
     assert driven.result.code == code
     assert driven.calls == []
-
-
-@pytest.mark.parametrize(
-    ("line", "codes"),
-    [
-        ("S1: 1-3\nS2: 4", []),
-        ("S1: [1]-[3]\n- **S2**: 4", []),
-        ("S1: 1 to 3\nS2: 4, 5", ["unknown-sentence"]),
-        ("S1: 1-3\nS2: four", ["unreadable-line", "missing-sentence"]),
-        ("S1: 1-4\nS2: -", []),
-        ("S1: 1-4", ["missing-step"]),
-        ("S1: 1-4\nS2: -\nS3: -", ["added-step"]),
-        ("S1: 1-4\nS1: -\nS2: -", ["repeated-step"]),
-        ("Here you are:\nS1: 1-4\nS2: -", ["unreadable-line"]),
-        ("S1: 3-1\nS2: 1-4", ["unknown-sentence"]),
-        ("", ["missing-step", "missing-step", "missing-sentence"]),
-    ],
-)
-def test_reading_a_placement(line: str, codes: list[str]) -> None:
-    text = "One. Two. Three. Four."
-    placed = read_placement(line, ["S1", "S2"], split_sentences(text))
-    assert [finding.code for finding in placed.findings] == codes
 
 
 def test_reading_frames() -> None:

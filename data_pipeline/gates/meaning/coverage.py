@@ -10,41 +10,11 @@ from rapidfuzz.distance import LCSseq
 from rapidfuzz.fuzz import partial_ratio_alignment
 
 from ...finding import Finding
-from ...outline import Outline
 from ...source.sentences import split_sentences, trimmed
-from ..options import CURATION, GateOptions
-from ..text.outlines import skeleton
 from .normal import Normal, Span, normal
 
 #: Similarity, of 100, from which a sentence counts as changed rather than as missing.
 _ALIKE = 80
-
-
-def check_fill(
-    source: str, outline: Outline, filled: Outline, options: GateOptions = CURATION
-) -> list[Finding]:
-    """After step 2, task 1: what the fill lost, doubled, changed or regrouped.
-
-    Args:
-        filled: ``parse_outline`` of the LLM's text. Steps it inserted are welcome; what it says
-            before the first step is not the fill's.
-    """
-    findings = [*filled.issues]
-    labels = {step.label for step in outline.steps()}
-    have = {step.label for step in filled.steps()}
-    for label in sorted(labels - have):
-        findings.append(_finding("missing-step", f"{label} of the outline is gone", (0, 0)))
-    if labels <= have and skeleton(outline, labels) != skeleton(filled, labels):
-        findings.append(
-            _finding(
-                "changed-groups",
-                "the order of the steps or their <parallel> groups are not the outline's; keep "
-                "every mark where it was",
-                (0, 0),
-            )
-        )
-    spans = [step.span for step in filled.steps()]
-    return findings + compare_sentences(source, filled.text, spans, added=True)
 
 
 def compare_sentences(

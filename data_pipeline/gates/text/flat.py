@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from sglang_multiverse.flatten import flatten
 from sglang_multiverse.text import Block, Content, Document
 
 from .numbering import renumber
@@ -35,11 +34,6 @@ def put_paths(out: Content, block: Block) -> None:
             else:
                 out.append(inner)
         new_line(out)
-
-
-def plain(block: Block) -> str:
-    """The text of all paths of ``block``, those of its inner blocks in their places."""
-    return "".join(map(str, flatten(Document(thought=[block])).thought or []))
 
 
 def without_blocks(document: Document, texts: Mapping[int, str]) -> Document:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from ...finding import Finding
-from ...outline import Group, Outline, Step
+from ...outline import Outline
 from ..options import CURATION, GateOptions
 
 #: Deepest numbering: ``S2.1``.
@@ -27,21 +27,6 @@ def check_outline(
         *_groups(outline, options),
         *(_against(outline, listed) if listed is not None else ()),
     ]
-
-
-def skeleton(outline: Outline, labels: set[str]) -> list[object]:
-    """The groups of ``outline`` as nested lists of those labels that are in ``labels``."""
-    return list(_skeleton(outline.parts, labels))
-
-
-def _skeleton(parts: tuple[Step | Group, ...], labels: set[str]) -> Iterator[object]:
-    for part in parts:
-        if isinstance(part, Step):
-            if part.label in labels:
-                yield part.label
-            yield from _skeleton(part.parts, labels)
-        else:
-            yield [list(_skeleton(branch, labels)) for branch in part.branches]
 
 
 def _finding(code: str, message: str, span: tuple[int, int]) -> Finding:

@@ -388,7 +388,9 @@ def learn_lookups(
     done = []
     parts = ((_repeat, 0.2), (_mixed, None), (_tables, None))
     folders = [out / make.__name__.strip("_") for make, _ in parts]
-    latest = max((i for i, one in enumerate(folders) if (one / "trained.json").exists()), default=-1)
+    latest = max(
+        (i for i, one in enumerate(folders) if (one / "trained.json").exists()), default=-1
+    )
     if latest >= 0:
         model.load_state_dict(
             Qwen2ForCausalLM.from_pretrained(folders[latest] / "model").state_dict()

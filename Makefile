@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := serve,train,data,ray,dev
+EXTRAS := serve,train,data,eval,ifeval,ray,dev
 
 # Any of these that is Python 3.11 or 3.12; override with `make PYTHON=/path/to/python3.11`.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))

@@ -47,6 +47,17 @@ EXTRAS = {
         "matplotlib>=3.10",
         "scikit-learn>=1.7",
     ],
+    "eval": [
+        "inspect-ai>=0.3.285,<0.4",
+        "httpx>=0.28",
+        "math-verify[antlr4_13_2]>=0.9,<0.10",
+        DATASETS,
+        "matplotlib>=3.10",
+        "pydantic>=2.11",
+        "pyyaml>=6",
+        "scipy>=1.14",
+    ],
+    "ifeval": ["if-verifiable>=0.1.2,<0.2"],
     "ray": ["ray[data]>=2.50"],
     "dev": [
         "build>=1.2",
@@ -160,6 +171,7 @@ setup(
     entry_points={
         "console_scripts": ["multiverse = sglang_multiverse.cli:app"],
         "sglang.srt.plugins": ["multiverse = sglang_multiverse.patches.plugin:register"],
+        "inspect_ai": ["sglang_multiverse = sglang_multiverse.evaluation.registry"],
         "sglang.srt.platforms": ["torch_cpu = sglang_multiverse.platform:activate"],
     },
     classifiers=[

@@ -15,6 +15,7 @@ from . import (
     curate,
     demo,
     doctor,
+    evaluate,
     grpo,
     inspect,
     prepare,
@@ -54,6 +55,7 @@ app.add_typer(bench.app)
 app.add_typer(curate.app)
 app.command("demo")(demo.command)
 app.command("doctor")(doctor.command)
+app.add_typer(evaluate.app)
 app.command("fuzz")(stress.fuzz)
 app.command("grpo", context_settings={**_FORWARDS, "help_option_names": []})(grpo.command)
 app.command("inspect")(inspect.command)

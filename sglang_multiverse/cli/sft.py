@@ -47,7 +47,7 @@ def _check(given: Sequence[str]) -> None:
 
 def _read(name: str) -> dict[str, Any]:
     """The fields of a YAML file; of one that is none, nothing: training says so."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     if not Path(name).is_file():
         return {}

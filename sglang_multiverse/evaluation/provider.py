@@ -1,0 +1,175 @@
+"""The model ``multiverse/NAME`` of inspect-ai: any OpenAI-compatible server, asked over httpx.
+
+inspect-ai's own OpenAI providers need a newer ``openai`` than SGLang pins, and drop the figures
+that the server gives with an answer. This one keeps them: ``choices[].meta_info`` is the output's
+``metadata``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import httpx
+from inspect_ai.model import (
+    ChatCompletionChoice,
+    ChatMessage,
+    ChatMessageAssistant,
+    GenerateConfig,
+    ModelAPI,
+    ModelCall,
+    ModelOutput,
+    ModelUsage,
+    StopReason,
+)
+from inspect_ai.tool import ToolChoice, ToolInfo
+
+#: Names the server where neither ``base_url`` nor ``--model-base-url`` does.
+URL_VARIABLE, KEY_VARIABLE = "MULTIVERSE_BASE_URL", "MULTIVERSE_API_KEY"
+DEFAULT_URL = "http://127.0.0.1:30000"
+
+#: Of a finish reason of the server.
+_STOPS: dict[str, StopReason] = {
+    "stop": "stop",
+    "length": "max_tokens",
+    "content_filter": "content_filter",
+}
+#: The server will not take this request, however often it is sent.
+_REFUSED = frozenset([400, 413, 422])
+#: It may later: busy, out of memory, restarting.
+_LATER = frozenset([408, 425, 429, 500, 502, 503, 504])
+
+
+class Multiverse(ModelAPI):
+    """Requests to ``/v1/chat/completions`` of one server.
+
+    Args:
+        model_name: the served model's name, as ``/v1/models`` gives it.
+        base_url: of the server, with or without ``/v1``.
+        transport: for tests.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008  as the base class has it
+        transport: httpx.AsyncBaseTransport | None = None,
+        **model_args: Any,
+    ):
+        base_url = base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+        super().__init__(model_name, base_url, api_key, [KEY_VARIABLE], config)
+        if model_args:
+            raise ValueError(f"unknown model argument: {', '.join(model_args)}")
+        self.url = base_url.rstrip("/").removesuffix("/v1")
+        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        self._client = httpx.AsyncClient(
+            headers=headers,
+            transport=transport,
+            timeout=httpx.Timeout(None, connect=30.0),  # an answer may take an hour
+            limits=httpx.Limits(max_connections=None),
+        )
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    def connection_key(self) -> str:
+        return self.url
+
+    def should_retry(self, ex: Exception) -> bool:
+        if isinstance(ex, httpx.HTTPStatusError):
+            return ex.response.status_code in _LATER
+        return isinstance(ex, httpx.TransportError)
+
+    def is_auth_failure(self, ex: Exception) -> bool:
+        return isinstance(ex, httpx.HTTPStatusError) and ex.response.status_code in (401, 403)
+
+    async def generate(
+        self,
+        input: list[ChatMessage],
+        tools: list[ToolInfo],
+        tool_choice: ToolChoice,
+        config: GenerateConfig,
+    ) -> ModelOutput | tuple[ModelOutput | Exception, ModelCall]:
+        """Ask once. A request that the server refuses is an output with ``error`` and no choice;
+        one that it may take later raises, and inspect-ai sends it again."""
+        body = request(self.model_name, input, config)
+        begun = time.perf_counter()
+        reply = await self._client.post(f"{self.url}/v1/chat/completions", json=body)
+        seconds = time.perf_counter() - begun
+        if reply.status_code in _REFUSED:
+            said = _message(reply)
+            output = ModelOutput(
+                model=self.model_name, error=f"HTTP {reply.status_code}: {said}", time=seconds
+            )
+            return output, ModelCall.create(body, {"error": said}, time=seconds)
+        reply.raise_for_status()
+        answer = reply.json()
+        return read(answer, seconds), ModelCall.create(body, answer, time=seconds)
+
+
+def request(model: str, messages: list[ChatMessage], config: GenerateConfig) -> dict[str, Any]:
+    """The body of a request. The text comes whole, thought and tags included."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": one.role, "content": one.text} for one in messages],
+        "return_meta_info": True,
+        "separate_reasoning": False,
+    }
+    named = {
+        "max_tokens": config.max_tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": config.top_k,
+        "seed": config.seed,
+        "stop": config.stop_seqs,
+        "frequency_penalty": config.frequency_penalty,
+        "presence_penalty": config.presence_penalty,
+    }
+    body |= {name: value for name, value in named.items() if value is not None}
+    return body | (config.extra_body or {})
+
+
+def read(answer: dict[str, Any], seconds: float) -> ModelOutput:
+    """The output of a chat completion, with the server's figures as its metadata.
+
+    Raises:
+        ValueError: it is no chat completion.
+    """
+    try:
+        choice = answer["choices"][0]
+        message = choice["message"]
+        text = message.get("content") or ""
+        thought = message.get("reasoning_content")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"the server's answer is no chat completion: {error!r}") from error
+    if thought:  # a server that parts them all the same
+        text = f"<Think>{thought}</Think>{text}"
+    usage = answer.get("usage") or {}
+    prompt, completion = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    return ModelOutput(
+        model=answer.get("model") or "",
+        choices=[
+            ChatCompletionChoice(
+                message=ChatMessageAssistant(content=text, source="generate"),
+                stop_reason=_STOPS.get(choice.get("finish_reason") or "", "unknown"),
+            )
+        ],
+        usage=ModelUsage(
+            input_tokens=prompt, output_tokens=completion, total_tokens=prompt + completion
+        ),
+        time=seconds,
+        metadata=choice.get("meta_info") or {},
+        response_id=answer.get("id"),
+    )
+
+
+def _message(reply: httpx.Response) -> str:
+    try:
+        said = reply.json()
+        error = said.get("error", said)
+        return str(error.get("message", error) if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        return reply.text[:500]

@@ -1,0 +1,200 @@
+"""Runs a suite: server by server, arm by arm, what is missing of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inspect_ai import eval_set
+from inspect_ai.hooks import Hooks, SampleEnd, hooks
+from inspect_ai.model import get_model
+
+from .. import __version__
+from ..endpoint import Endpoint, ServerError
+from ..server import Server
+from ..tiny import MACHINES_DIR, MODEL_DIR
+from .suite import ServerOf, Suite, SuiteError
+from .tasks import TASKS
+
+#: Models that ship, by the name a suite gives them.
+SHIPPED = {"machines": MACHINES_DIR, "sums": MODEL_DIR}
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Progress:
+    """How far a suite is, said at most every ``every`` seconds."""
+
+    total: int
+    say: Say
+    every: float = 10.0
+    done: int = 0
+    failed: int = 0
+    begun: float = field(default_factory=time.monotonic)
+    said: float = 0.0
+
+    def one(self, failed: bool) -> None:
+        self.done += 1
+        self.failed += failed
+        now = time.monotonic()
+        if now - self.said >= self.every or self.done == self.total:
+            self.said = now
+            self.say(self.line(now))
+
+    def line(self, now: float) -> str:
+        spent = now - self.begun
+        left = spent / self.done * (self.total - self.done) if self.done else 0.0
+        failed = f", {self.failed} without an answer" if self.failed else ""
+        return (
+            f"{self.done} of {self.total} answers{failed}, {_duration(spent)} so far, "
+            f"about {_duration(left)} left"
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
+
+
+_watched: list[Progress] = []
+
+
+@hooks("multiverse_progress", "Says how far `multiverse eval run` is.")
+class _Watch(Hooks):
+    def enabled(self) -> bool:
+        return bool(_watched)
+
+    async def on_sample_end(self, data: SampleEnd) -> None:
+        for progress in _watched:
+            progress.one(data.sample.error is not None)
+
+
+def run(suite: Suite, folder: Path, say: Say = lambda line: print(line, file=sys.stderr)) -> bool:
+    """Ask everything of ``suite`` that ``folder`` has no answer to yet. Logs go to
+    ``folder/SERVER``.
+
+    Returns:
+        Whether every question has an answer now.
+
+    Raises:
+        SuiteError: a server cannot be asked, or started.
+    """
+    whole = True
+    for name, server in suite.servers.items():
+        arms = suite.of_server(name)
+        if not arms:
+            continue
+        with _running(name, server, say) as (endpoint, about):
+            whole &= _run_server(suite, name, server, arms, endpoint, about, folder, say)
+    return whole
+
+
+def _run_server(
+    suite: Suite,
+    name: str,
+    server: ServerOf,
+    arms: list[dict[str, Any]],
+    endpoint: Endpoint,
+    about: dict[str, Any],
+    folder: Path,
+    say: Say,
+) -> bool:
+    served = server.model or _served_name(endpoint)
+    made = []
+    several = len(suite.servers) > 1
+    for number, arm in enumerate(arms):
+        arguments = {key: value for key, value in arm.items() if key != "task"}
+        one = TASKS[arm["task"]](**arguments)
+        place = {"server": name if several else None, "suite": suite.name, "number": number}
+        one.metadata = {**(one.metadata or {}), **place}
+        made.append(one)
+    total = sum(len(one.dataset) * (one.epochs or 1) for one in made)
+    say(f"{name}: {len(made)} arms, {total} answers, of {served} at {endpoint.url}")
+    model = get_model(f"multiverse/{served}", base_url=endpoint.url, memoize=False)
+    progress = Progress(total, say)
+    _watched.append(progress)
+    try:
+        success, _ = eval_set(
+            made,
+            log_dir=str(folder / name),
+            model=model,
+            retry_attempts=1,
+            retry_wait=1,
+            fail_on_error=True,
+            continue_on_fail=True,
+            max_connections=suite.connections,
+            max_samples=suite.connections,
+            adaptive_connections=False,
+            max_retries=suite.retries,
+            max_tasks=1,
+            display="none",
+            log_dir_allow_dirty=True,
+            ctl_server=False,
+            metadata=about,
+            **suite.sampling.model_dump(exclude_none=True),
+        )
+    finally:
+        _watched.remove(progress)
+    return bool(success)
+
+
+@contextmanager
+def _running(name: str, server: ServerOf, say: Say) -> Iterator[tuple[Endpoint, dict[str, Any]]]:
+    """The server and what is known of it; one to start is stopped at the end."""
+    try:
+        if server.base_url is not None:
+            endpoint = Endpoint(server.base_url.rstrip("/").removesuffix("/v1"))
+            yield endpoint, _about(endpoint, server)
+            return
+        assert server.serve is not None
+        place = SHIPPED.get(server.serve, server.serve)
+        say(f"{name}: starting {place}")
+        with Server(place, flags=server.flags, plugin=server.plugin) as started:
+            yield started, _about(started, server)
+    except ServerError as error:
+        raise SuiteError(f"server {name!r}: {error}") from error
+
+
+def _served_name(endpoint: Endpoint) -> str:
+    return str(endpoint.request("/v1/models")["data"][0]["id"])
+
+
+def _about(endpoint: Endpoint, server: ServerOf) -> dict[str, Any]:
+    """What a report's head says of a server: versions, model, device, flags."""
+    try:
+        said = endpoint.request("/server_info")
+    except ServerError:
+        said = {}
+    wanted = (
+        "version",
+        "model_path",
+        "revision",
+        "served_model_name",
+        "dtype",
+        "kv_cache_dtype",
+        "quantization",
+        "device",
+        "tp_size",
+        "dp_size",
+        "attention_backend",
+        "mem_fraction_static",
+        "max_running_requests",
+        "disable_radix_cache",
+        "speculative_algorithm",
+        "enable_deterministic_inference",
+        "random_seed",
+    )
+    return {
+        "plugin_version": __version__,
+        "plugin": server.plugin,
+        "revision_asked": server.revision,
+        "flags": list(server.flags),
+        "server_info": {key: said[key] for key in wanted if said.get(key) is not None},
+    }

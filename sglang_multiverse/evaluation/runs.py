@@ -1,0 +1,160 @@
+"""Runs read back from inspect-ai's logs: one for every question and epoch of every arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inspect_ai.event import ModelEvent
+from inspect_ai.log import EvalLog, EvalSample, list_eval_logs, read_eval_log
+
+
+class LogsError(ValueError):
+    """There is nothing to report on; the message says where it looked."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One answer to one question.
+
+    Attributes:
+        outcome: ``answered``, ``cut`` (by a limit of tokens), ``refused`` (by the server), or
+            ``error`` (no answer after all retries); the last two have no figures.
+        retries: requests that were sent again for it.
+        critical_path: tokens; those of the output where it did not fork.
+        net: the server's net parallelism, None where it gives none.
+        seconds: from sending the request to the answer's end, as the client saw it.
+    """
+
+    question: str
+    epoch: int
+    outcome: str
+    correct: bool
+    answer: str | None = None
+    extraction: str = "none"
+    error: str = ""
+    retries: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    critical_path: int = 0
+    forward_steps: int | None = None
+    net: float | None = None
+    forks: int = 0
+    malformed: int = 0
+    seconds: float | None = None
+    latency: float | None = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs under one condition.
+
+    Attributes:
+        about: what the log says of model, server, prompt, data and sampling.
+    """
+
+    name: str
+    task: str
+    mode: str
+    budget: int | None
+    model: str
+    runs: tuple[Run, ...]
+    about: dict[str, Any]
+
+    def by_question(self, value: Any) -> dict[str, list[float]]:
+        """``value`` of every run, by question, in the order of epochs."""
+        found: dict[str, list[float]] = {}
+        for run in sorted(self.runs, key=lambda one: one.epoch):
+            found.setdefault(run.question, []).append(float(value(run)))
+        return found
+
+    @property
+    def answered(self) -> list[Run]:
+        """Runs that have figures."""
+        return [run for run in self.runs if run.outcome in ("answered", "cut")]
+
+
+def read_arms(folder: Path) -> list[Arm]:
+    """The arms of a folder of logs, in the order of the suite; of an arm that was run again
+    the latest log.
+
+    Raises:
+        LogsError: no log is there.
+    """
+    if not folder.is_dir():
+        raise LogsError(f"{folder} is no folder; logs are where `multiverse eval run` put them")
+    arms: dict[str, Arm] = {}
+    for info in sorted(list_eval_logs(str(folder)), key=lambda one: one.name):
+        arm = _arm(read_eval_log(info))
+        if arm is not None:
+            arms[arm.name] = arm
+    if not arms:
+        raise LogsError(f"{folder} holds no log with an answer in it")
+    return sorted(arms.values(), key=_place)
+
+
+def _place(arm: Arm) -> tuple[str, int]:
+    return str(arm.about.get("server") or ""), int(arm.about.get("number", 0))
+
+
+def _arm(log: EvalLog) -> Arm | None:
+    if not log.samples:
+        return None
+    spec = log.eval
+    about = dict(spec.metadata or {})
+    mode, budget = about.get("mode", "parallel"), about.get("budget")
+    model = spec.model.removeprefix("multiverse/")
+    task = spec.task.rpartition("/")[2]
+    words = [task, about.get("server"), mode, f"budget {budget}" if budget else None]
+    name = " ".join(str(word) for word in words if word)
+    about |= {
+        "model": model,
+        "packages": spec.packages,
+        "created": spec.created,
+        "sampling": spec.model_generate_config.model_dump(exclude_none=True),
+        "epochs": spec.config.epochs,
+        "status": log.status,
+        "task_args": spec.task_args,
+    }
+    runs = tuple(_run(sample) for sample in log.samples)
+    return Arm(name, task, mode, budget, model, runs, about)
+
+
+def _run(sample: EvalSample) -> Run:
+    question, epoch = str(sample.id), sample.epoch
+    retries = sum(event.retries or 0 for event in _model_events(sample))
+    retries += len(sample.error_retries or [])
+    if sample.error is not None:
+        return Run(question, epoch, "error", False, error=sample.error.message, retries=retries)
+    scores = sample.scores or {}
+    graded = next((scores[name] for name in ("answer", "instructions") if name in scores), None)
+    said = (graded.metadata or {}) if graded else {}
+    figures = (scores["parallelism"].metadata or {}) if "parallelism" in scores else {}
+    correct = graded is not None and graded.value == "C"
+    if said.get("refused"):
+        error = graded.explanation or "" if graded else ""
+        return Run(question, epoch, "refused", False, error=error, retries=retries)
+    return Run(
+        question,
+        epoch,
+        "cut" if said.get("truncated") else "answered",
+        correct,
+        answer=said.get("answer"),
+        extraction=said.get("extraction", "none"),
+        retries=retries,
+        prompt_tokens=figures.get("prompt_tokens", 0),
+        tokens=figures.get("completion_tokens", 0),
+        critical_path=figures.get("critical_path_tokens", 0),
+        forward_steps=figures.get("forward_steps"),
+        net=figures.get("net_parallelism"),
+        forks=figures.get("forks") or 0,
+        malformed=figures.get("malformed") or 0,
+        seconds=figures.get("seconds"),
+        latency=figures.get("e2e_latency"),
+    )
+
+
+def _model_events(sample: EvalSample) -> Iterator[ModelEvent]:
+    return (event for event in sample.events if isinstance(event, ModelEvent))

@@ -17,8 +17,8 @@ curriculum   the eight passes from flattened text to blocks  by order   shared b
 no-mask      a path for each run                             causal     in text order
 ===========  ==============================================  =========  =================
 
-Each arm has two learning rates on the first seed; the better on unseen questions is that of the
-others. What comes of it is served, by the real engine, on other unseen questions. ``time`` asks
+Each arm is tried with two learning rates on the first seed, for a third of the steps; the better on
+unseen questions is its rate for all seeds. What comes of it is served, by the real engine, on other unseen questions. ``time`` asks
 some of them one at a time. Every part that is done is kept in ``--out``; a run that was cut goes on
 from there. Trains ``--at-once`` models at a time (2), on a GPU where there is one. ``serve`` and
 ``time`` need a server; models may be trained on one machine and served on another.
@@ -64,7 +64,8 @@ class Size:
 
     Attributes:
         lookups: steps before stage 1, at most, that teach to look things up.
-        easy, first, second: steps of stage 1 on short runs, of stage 1 together, and of stage 2.
+        easy, first: steps of stage 1 on short runs, and of stage 1 together.
+        trial, second: steps of a trial of a learning rate, and of stage 2.
         batch: texts of a step, in both stages.
         every: steps between exams, in stage 1 and in stage 2.
         exam, served, timed: questions, those to be served for each seed.
@@ -74,9 +75,10 @@ class Size:
     lookups: tuple[int, int, int] = (1500, 600, 500)
     easy: int = 200
     first: int = 1500
-    second: int = 480
+    trial: int = 480
+    second: int = 1440
     batch: int = 4
-    every: tuple[int, int] = (300, 60)
+    every: tuple[int, int] = (300, 120)
     exam: int = 48
     served: int = 135
     timed: int = 24
@@ -89,6 +91,7 @@ PILOT = Size(
     lookups=(4, 4, 4),
     easy=2,
     first=6,
+    trial=8,
     second=8,
     batch=4,
     every=(3, 4),
@@ -104,15 +107,22 @@ FIRST_RATE = 2e-2
 
 @dataclass(frozen=True)
 class Job:
-    """One model to train: stage 1 (arm ``first``) or an arm of stage 2."""
+    """One model to train: stage 1 (arm ``first``), or an arm of stage 2 or its trial."""
 
     arm: str
     seed: int
     rate: float
+    is_trial: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.arm}-{self.seed}-{self.rate:g}"
+        return f"{'trial-' * self.is_trial}{self.arm}-{self.seed}-{self.rate:g}"
+
+    @classmethod
+    def named(cls, name: str) -> Job:
+        arm, seed, rate = name.rsplit("-", 2)
+        bare = arm.removeprefix("trial-")
+        return cls(bare, int(seed), float(rate), bare != arm)
 
 
 def stage_1(size: Size) -> list[Job]:
@@ -122,12 +132,13 @@ def stage_1(size: Size) -> list[Job]:
 
 def trials(arm: str, size: Size) -> list[Job]:
     """An arm at every rate, on the first seed."""
-    return [Job(arm, size.seeds[0], rate) for rate in size.rates]
+    return [Job(arm, size.seeds[0], rate, is_trial=True) for rate in size.rates]
 
 
-def better(arm: str, out: Path, size: Size) -> Job:
-    """Of the trials of an arm the one that writes more unseen questions word for word."""
-    return max(trials(arm, size), key=lambda job: exam_of(out, job))
+def better(arm: str, out: Path, size: Size) -> float:
+    """Of the rates of an arm the one whose trial writes more unseen questions word for word; of two
+    that write as many, the one with the lower loss."""
+    return max(trials(arm, size), key=lambda job: (exam_of(out, job), -loss_of(out, job))).rate
 
 
 def first_model(out: Path, size: Size) -> Path:
@@ -150,7 +161,7 @@ def train(job: Job, out: Path, size: Size, workers: int) -> None:
     if not first:
         folder = out / Job("first", job.seed, FIRST_RATE).name / "model"
         model.load_state_dict(Qwen2ForCausalLM.from_pretrained(folder).state_dict())
-    steps = size.first if first else size.second
+    steps = size.first if first else size.trial if job.is_trial else size.second
     # Other questions than stage 1 saw, the same for every arm.
     seed = job.seed if first else 1000 + job.seed
     if job.arm == "curriculum":
@@ -224,24 +235,28 @@ def train_all(out: Path, size: Size, options: list[str], at_once: int) -> None:
         base.result()
         one(job)
 
-    def repeat(arm: str, seed: int, awaited: list[Future[None]]) -> None:
+    def whole(arm: str, seed: int, awaited: list[Future[None]]) -> None:
         for done in awaited:
             done.result()
-        one(Job(arm, seed, better(arm, out, size).rate))
+        one(Job(arm, seed, better(arm, out, size)))
 
     with ThreadPoolExecutor(at_once) as pool:  # each waits only for what was handed out before it
         base = {job.seed: pool.submit(one, job) for job in stage_1(size)}
-        first, *others = size.seeds
-        tried = {
-            arm: [pool.submit(trial, job, base[first]) for job in trials(arm, size)] for arm in ARMS
-        }
+        first = base[size.seeds[0]]
+        tried = {arm: [pool.submit(trial, job, first) for job in trials(arm, size)] for arm in ARMS}
         rest = [
-            pool.submit(repeat, arm, seed, [*tried[arm], base[seed]])
-            for seed in others
+            pool.submit(whole, arm, seed, [*tried[arm], base[seed]])
+            for seed in size.seeds
             for arm in ARMS
         ]
         for done in (*base.values(), *itertools.chain(*tried.values()), *rest):
             done.result()
+
+
+def loss_of(out: Path, job: Job) -> float:
+    """The last loss of a trained model."""
+    losses = json.loads((out / job.name / "trained.json").read_text(encoding="utf-8"))["losses"]
+    return float(losses[-1][1])
 
 
 def exam_of(out: Path, job: Job) -> float:
@@ -258,7 +273,7 @@ def chosen(out: Path, size: Size) -> list[Job]:
 
     if not all(trained(trials(arm, size)) for arm in ARMS):
         return []
-    rates = {arm: better(arm, out, size).rate for arm in ARMS}
+    rates = {arm: better(arm, out, size) for arm in ARMS}
     picked = []
     for first in stage_1(size):
         own = [first, *(Job(arm, first.seed, rate) for arm, rate in rates.items())]
@@ -357,7 +372,11 @@ def gather(out: Path, size: Size) -> dict[str, Any]:
 
     return {
         "size": {**vars(size)},
-        "trained": [found for job in every if (found := read(job, "trained.json")) is not None],
+        "trained": [
+            {**found, **vars(job)}
+            for job in every
+            if (found := read(job, "trained.json")) is not None
+        ],
         "served": [
             {**vars(job), **row} for job in picked for row in read(job, "served.json") or ()
         ],
@@ -380,8 +399,7 @@ def main() -> None:
     passed += ["--pilot"] if options.pilot else []
     if options.stage == "one":
         workers = max(1, (os.cpu_count() or 1) // (2 * options.at_once))
-        arm, seed, rate = options.job.rsplit("-", 2)
-        job = Job(arm, int(seed), float(rate))
+        job = Job.named(options.job)
         (out / job.name).mkdir(parents=True, exist_ok=True)
         with FileLock(out / job.name / "lock"):  # who comes second waits, and finds it done
             if not (out / job.name / "trained.json").exists():

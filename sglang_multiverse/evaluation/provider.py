@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextvars import ContextVar
 from typing import Any
 
 import httpx
@@ -39,6 +40,8 @@ _STOPS: dict[str, StopReason] = {
 _REFUSED = frozenset([400, 413, 422])
 #: It may later: busy, out of memory, restarting.
 _LATER = frozenset([408, 425, 429, 500, 502, 503, 504])
+#: Where each request sent in this context is noted, for who wants to count them.
+sent: ContextVar[list[str] | None] = ContextVar("sent", default=None)
 
 
 class Multiverse(ModelAPI):
@@ -93,16 +96,23 @@ class Multiverse(ModelAPI):
         tool_choice: ToolChoice,
         config: GenerateConfig,
     ) -> ModelOutput | tuple[ModelOutput | Exception, ModelCall]:
-        """Ask once. A request that the server refuses is an output with ``error`` and no choice;
+        """Ask once. A request that the server refuses is an output with ``error`` and no text;
         one that it may take later raises, and inspect-ai sends it again."""
         body = request(self.model_name, input, config)
+        noted = sent.get()
+        if noted is not None:
+            noted.append(self.url)
         begun = time.perf_counter()
         reply = await self._client.post(f"{self.url}/v1/chat/completions", json=body)
         seconds = time.perf_counter() - begun
         if reply.status_code in _REFUSED:
             said = _message(reply)
+            nothing = ChatCompletionChoice(message=ChatMessageAssistant(content=""))
             output = ModelOutput(
-                model=self.model_name, error=f"HTTP {reply.status_code}: {said}", time=seconds
+                model=self.model_name,
+                choices=[nothing],
+                error=f"HTTP {reply.status_code}: {said}",
+                time=seconds,
             )
             return output, ModelCall.create(body, {"error": said}, time=seconds)
         reply.raise_for_status()

@@ -48,7 +48,7 @@ def strip(log: EvalLog) -> None:
         sample.events = []
         sample.attachments = {}
         sample.store = {}
-        kept = ("question", "comparison")
+        kept = ("question", "comparison", "retries")
         sample.metadata = {key: sample.metadata[key] for key in kept if key in sample.metadata}
         sample.output = ModelOutput(
             model=sample.output.model, usage=sample.output.usage, time=sample.output.time

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inspect_ai.event import ModelEvent
 from inspect_ai.log import EvalLog, EvalSample, list_eval_logs, read_eval_log
 
 
@@ -124,8 +122,7 @@ def _arm(log: EvalLog) -> Arm | None:
 
 def _run(sample: EvalSample) -> Run:
     question, epoch = str(sample.id), sample.epoch
-    retries = sum(event.retries or 0 for event in _model_events(sample))
-    retries += len(sample.error_retries or [])
+    retries = int(sample.metadata.get("retries", 0)) + len(sample.error_retries or [])
     if sample.error is not None:
         return Run(question, epoch, "error", False, error=sample.error.message, retries=retries)
     scores = sample.scores or {}
@@ -154,7 +151,3 @@ def _run(sample: EvalSample) -> Run:
         seconds=figures.get("seconds"),
         latency=figures.get("e2e_latency"),
     )
-
-
-def _model_events(sample: EvalSample) -> Iterator[ModelEvent]:
-    return (event for event in sample.events if isinstance(event, ModelEvent))

@@ -50,7 +50,7 @@ def answer() -> Scorer:
 
     async def score(state: TaskState, target: Target) -> Score:
         output = state.output
-        if output.error or not output.choices:
+        if output.error:
             return Score(value=INCORRECT, explanation=output.error, metadata={"refused": True})
         grade = await anyio.to_thread.run_sync(
             _GRADER,
@@ -82,7 +82,7 @@ def instructions() -> Scorer:
         from .instructions import followed
 
         output = state.output
-        if output.error or not output.choices:
+        if output.error:
             return Score(value=INCORRECT, explanation=output.error, metadata={"refused": True})
         each = await anyio.to_thread.run_sync(followed, output.completion, state.metadata)
         cut = output.stop_reason in ("max_tokens", "model_length")
@@ -124,7 +124,7 @@ def parallelism() -> Scorer:
 def figures(output: ModelOutput) -> dict[str, Any]:
     """The server's figures of an answer. One that did not fork has its tokens for its critical
     path; a server without the plugin gives no others."""
-    if not output.choices:
+    if output.error:
         return {}
     meta = output.metadata or {}
     found = {name: meta[key] for name, key in FIGURES.items() if meta.get(key) is not None}

@@ -70,6 +70,14 @@ class ArmsOf(_Strict):
     epochs: int | None = Field(default=None, gt=0)
     limit: int | None = Field(default=None, gt=0)
 
+    @field_validator("modes", mode="before")
+    @classmethod
+    def _off(cls, modes: Any) -> Any:
+        """YAML reads ``off`` as false."""
+        if isinstance(modes, list):
+            return tuple("off" if mode is False else mode for mode in modes)
+        return modes
+
     @field_validator("task")
     @classmethod
     def _known(cls, task: str) -> str:

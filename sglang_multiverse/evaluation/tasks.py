@@ -25,6 +25,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from ..dialect import MULTIVERSE
 from . import questions as sources
+from .provider import sent
 from .questions import Questions
 from .scorers import answer, instructions, parallelism
 
@@ -65,7 +66,13 @@ def ask(mode: Mode, budget: int | None, seed: int, max_tokens: int | None) -> So
             given["extra_body"] = {"custom_params": {"multiverse": multiverse}}
         if longest:
             given["max_tokens"] = longest
-        return await generate(state, **given)
+        requests: list[str] = []
+        before = sent.set(requests)
+        try:
+            return await generate(state, **given)
+        finally:
+            sent.reset(before)
+            state.metadata["retries"] = max(len(requests) - 1, 0)
 
     return solve
 

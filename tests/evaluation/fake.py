@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +24,7 @@ class Fake:
         self.wrong, self.fault = wrong, fault
         self.requests: list[dict[str, Any]] = []
         self.lock = threading.Lock()
-        self.url = ""
+        self.url, self.delay = "", 0.0
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         asked = body["messages"][-1]["content"]
@@ -78,6 +79,7 @@ def serving(
             with fake.lock:
                 number = len(fake.requests)
                 fake.requests.append(body)
+            time.sleep(fake.delay)
             status = fake.fault(number)
             if status is not None:
                 self.say(status, {"error": {"message": f"fault {status}"}})

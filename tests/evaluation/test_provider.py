@@ -1,0 +1,123 @@
+"""The provider against a transport that says what came."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import pytest
+from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig, ModelOutput
+
+from sglang_multiverse.evaluation.provider import Multiverse, read
+
+ANSWER = {
+    "id": "r1",
+    "model": "m",
+    "choices": [
+        {
+            "message": {"role": "assistant", "content": "<Think>x</Think>\n\nAnswer: 1"},
+            "finish_reason": "stop",
+            "meta_info": {"multiverse_forks": 2, "e2e_latency": 1.5},
+        }
+    ],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 5},
+}
+
+
+def ask(reply, config: GenerateConfig | None = None, **model):
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return reply
+
+    api = Multiverse("m", transport=httpx.MockTransport(handle), **model)
+    messages = [ChatMessageSystem(content="Be brief."), ChatMessageUser(content="1?")]
+    output, call = asyncio.run(api.generate(messages, [], "auto", config or GenerateConfig()))
+    assert isinstance(output, ModelOutput)
+    return output, call, seen[0], api
+
+
+def test_an_answer_with_all_that_the_server_says_of_it() -> None:
+    config = GenerateConfig(
+        temperature=0.0,
+        max_tokens=7,
+        seed=11,
+        extra_body={"custom_params": {"multiverse": {"max_critical_path": 9}}},
+    )
+    output, call, request, _ = ask(
+        httpx.Response(200, json=ANSWER), config, base_url="http://h:1/v1/", api_key="k"
+    )
+    assert str(request.url) == "http://h:1/v1/chat/completions"
+    assert request.headers["authorization"] == "Bearer k"
+    body = json.loads(request.content)
+    assert body == {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "1?"},
+        ],
+        "return_meta_info": True,
+        "separate_reasoning": False,
+        "temperature": 0.0,
+        "max_tokens": 7,
+        "seed": 11,
+        "custom_params": {"multiverse": {"max_critical_path": 9}},
+    }
+    assert output.completion.endswith("Answer: 1")
+    assert output.stop_reason == "stop"
+    assert output.metadata == {"multiverse_forks": 2, "e2e_latency": 1.5}
+    assert output.usage is not None
+    assert (output.usage.input_tokens, output.usage.output_tokens) == (3, 5)
+    assert output.time is not None
+    assert call.response == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("reason", "stop"),
+    [("length", "max_tokens"), ("abort", "unknown"), (None, "unknown"), ("stop", "stop")],
+)
+def test_why_it_ended(reason, stop) -> None:
+    choice = {**ANSWER["choices"][0], "finish_reason": reason}  # type: ignore[index]
+    assert read({**ANSWER, "choices": [choice]}, 1.0).stop_reason == stop
+
+
+def test_a_server_that_parts_thought_and_answer() -> None:
+    message = {"content": "\n\nAnswer: 1", "reasoning_content": "x"}
+    choice = {**ANSWER["choices"][0], "message": message}  # type: ignore[index]
+    said = read({**ANSWER, "choices": [choice]}, 1.0).completion
+    assert said == "<Think>x</Think>\n\nAnswer: 1"
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_request_is_no_answer_and_no_failure(status: int) -> None:
+    said = {"error": {"message": "too long"}}
+    output, call, _, _ = ask(httpx.Response(status, json=said))
+    assert output.error == f"HTTP {status}: too long"
+    assert output.completion == ""
+    assert call.error is None or call.error
+
+
+@pytest.mark.parametrize(
+    ("status", "again"), [(500, True), (503, True), (429, True), (404, False), (401, False)]
+)
+def test_what_is_sent_again(status: int, again: bool) -> None:
+    api = Multiverse("m")
+    with pytest.raises(httpx.HTTPStatusError) as error:
+        ask(httpx.Response(status, text="no"))
+    assert api.should_retry(error.value) is again
+    assert api.is_auth_failure(error.value) is (status == 401)
+    assert api.should_retry(httpx.ConnectError("gone"))
+    assert not api.should_retry(ValueError("no completion"))
+
+
+@pytest.mark.parametrize("answer", [{}, {"choices": []}, {"choices": [5]}, {"choices": [{}]}])
+def test_an_answer_of_another_form_says_so(answer) -> None:
+    with pytest.raises(ValueError, match="no chat completion"):
+        read(answer, 1.0)
+
+
+def test_an_unknown_argument_is_refused() -> None:
+    with pytest.raises(ValueError, match="colour"):
+        Multiverse("m", colour="red")

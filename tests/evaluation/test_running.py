@@ -1,0 +1,253 @@
+"""Suites run against a server: what is asked, what is kept, what is asked again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sglang_multiverse.cli import app
+from sglang_multiverse.dialect import MULTIVERSE
+from sglang_multiverse.evaluation import report, running
+from sglang_multiverse.evaluation.publishing import WITHHELD, publish
+from sglang_multiverse.evaluation.runs import LogsError, read_arms
+from sglang_multiverse.evaluation.suite import Suite, SuiteError, load
+
+from .fake import serving
+
+
+def suite_of(tmp_path: Path, url: str, **given: Any) -> Suite:
+    path = tmp_path / "suite.yaml"
+    arms = given.pop("arms", [{"task": "tiny", "modes": ["parallel", "off"], "limit": 10}])
+    servers = {"one": {"base_url": url}}
+    path.write_text(yaml.safe_dump({"name": "t", "servers": servers, "arms": arms, **given}))
+    return load(path)
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def parallel(body: dict[str, Any]) -> bool:
+    return bool(body["messages"][-1]["content"].endswith(MULTIVERSE.parallel_prompt))
+
+
+def test_a_whole_run_and_its_report(tmp_path: Path) -> None:
+    said: list[str] = []
+    with serving(wrong=lambda body: body["seed"] % 3 == 0) as fake:
+        suite = suite_of(tmp_path, fake.url, epochs=2, sampling={"temperature": 0.5})
+        assert running.run(suite, tmp_path / "logs", said.append)
+        assert len(fake.requests) == 2 * 10 * 2
+        assert running.run(suite, tmp_path / "logs", quiet)
+        assert len(fake.requests) == 40, "a run that is whole asks nothing again"
+    assert "40 of 40 answers" in said[-1] and "left" in said[-1]
+    off = [body for body in fake.requests if not parallel(body)]
+    assert all(body["custom_params"] == {"multiverse": False} for body in off)
+    assert all("custom_params" not in body for body in fake.requests if parallel(body))
+    assert {body["temperature"] for body in fake.requests} == {0.5}
+    seeds = [sorted(body["seed"] for body in fake.requests if parallel(body) is one)
+             for one in (True, False)]  # fmt: skip
+    assert seeds[0] == seeds[1], "the same questions and seeds in both modes"
+    assert len(set(seeds[0])) == 20
+
+    found = report.write(tmp_path / "logs", tmp_path / "out")
+    one, two = found["arms"]
+    assert [one["arm"], two["arm"]] == ["tiny parallel", "tiny off"]
+    wrong = sum(seed % 3 == 0 for seed in seeds[0])
+    for arm in (one, two):
+        assert arm["accuracy"]["value"] == pytest.approx(1 - wrong / 20)
+        assert (arm["accuracy"]["questions"], arm["epochs"], arm["answered"]) == (10, 2, 20)
+    assert one["parallelism"]["value"] == pytest.approx(2, abs=0.02)
+    assert two["parallelism"]["value"] == 1.0
+    assert one["net_parallelism"]["value"] == pytest.approx(1.5)
+    (difference,) = found["differences"]
+    assert difference["accuracy"]["value"] == 0.0
+    assert difference["critical_path"]["value"] > 0, "the second less the first"
+    curve = next(one for one in found["within_budget"] if one["arm"] == "tiny parallel")
+    assert curve["points"][-1]["value"] == pytest.approx(1 - wrong / 20)
+    assert curve["points"][0]["value"] < curve["points"][-1]["value"]
+    head = found["head"][0]
+    assert head["data"]["questions"] == 10
+    assert head["prompt_ending"] == MULTIVERSE.parallel_prompt
+    assert head["server"]["model_path"] == "/fake"
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| tiny parallel |" in text
+    for line in text.splitlines():
+        if line.startswith("!["):
+            assert (tmp_path / "out" / line.partition("(")[2].rstrip(")")).stat().st_size > 1000
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == found
+
+
+def test_budgets_bound_the_critical_path_or_where_nothing_forks_the_tokens(tmp_path: Path) -> None:
+    arms = [{"task": "tiny", "modes": ["sequential", "off"], "budgets": [64], "limit": 1}]
+    with serving() as fake:
+        assert running.run(suite_of(tmp_path, fake.url, arms=arms), tmp_path / "logs", quiet)
+    sequential, off = fake.requests
+    assert sequential["custom_params"] == {"multiverse": {"max_critical_path": 64}}
+    assert sequential["max_tokens"] == 2400
+    assert off["custom_params"] == {"multiverse": False}
+    assert off["max_tokens"] == 64
+
+
+def test_what_has_no_answer_is_asked_again_and_nothing_else(tmp_path: Path) -> None:
+    broken = [True]
+    with serving(fault=lambda number: 500 if broken[0] and number >= 7 else None) as fake:
+        arms = [{"task": "tiny", "limit": 10}]
+        suite = suite_of(tmp_path, fake.url, arms=arms, connections=1, retries=0)
+        assert not running.run(suite, tmp_path / "logs", quiet)
+        (arm,) = read_arms(tmp_path / "logs")
+        assert sum(run.outcome == "answered" for run in arm.runs) == 7
+        assert {run.outcome for run in arm.runs} == {"answered", "error"}
+        broken[0] = False
+        before = len(fake.requests)
+        assert running.run(suite, tmp_path / "logs", quiet)
+        assert len(fake.requests) - before == 3
+        (arm,) = read_arms(tmp_path / "logs")
+        assert [run.outcome for run in arm.runs] == ["answered"] * 10
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    """kill -9 half-way: answers that were written are not asked for again."""
+    with serving() as fake:
+        suite_of(tmp_path, fake.url, arms=[{"task": "tiny", "limit": 40}], connections=2)
+        command = [sys.executable, "-m", "sglang_multiverse.cli", "eval", "run"]
+        command += [str(tmp_path / "suite.yaml"), "-o", str(tmp_path / "out")]
+        fake.delay = 0.3
+        with subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+        ) as process:
+            deadline = time.monotonic() + 120
+            while len(fake.requests) < 25 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGKILL)
+        first = len(fake.requests)
+        assert 25 <= first < 40
+        fake.delay = 0.0
+        assert running.run(load(tmp_path / "suite.yaml"), tmp_path / "out" / "logs", quiet)
+        again = len(fake.requests) - first
+    assert 40 - first <= again <= 40 - first + 15, (first, again)
+    (arm,) = read_arms(tmp_path / "out" / "logs")
+    assert [run.outcome for run in arm.runs] == ["answered"] * 40
+
+
+def test_refused_requests_and_retries_are_told_apart(tmp_path: Path) -> None:
+    faults = {0: 400, 1: 503}
+    with serving(fault=faults.get) as fake:
+        arms = [{"task": "tiny", "limit": 4}]
+        suite = suite_of(tmp_path, fake.url, arms=arms, connections=1)
+        assert running.run(suite, tmp_path / "logs", quiet)
+    assert len(fake.requests) == 5
+    found = report.write(tmp_path / "logs", tmp_path / "out")
+    (arm,) = found["arms"]
+    assert (arm["answered"], arm["refused"], arm["errors"], arm["retries"]) == (3, 1, 0, 1)
+    assert arm["accuracy"]["value"] == 0.75
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, "http://127.0.0.1:9")
+    with pytest.raises(SuiteError, match=r"server 'one': .*is a server running at"):
+        running.run(suite, tmp_path / "logs", quiet)
+
+
+def test_no_logs(tmp_path: Path) -> None:
+    with pytest.raises(LogsError, match="no folder"):
+        read_arms(tmp_path / "nothing")
+    with pytest.raises(LogsError, match="no log"):
+        read_arms(tmp_path)
+
+
+def test_private_questions_do_not_leave_in_published_logs(tmp_path: Path) -> None:
+    with serving() as fake:
+        arms = [{"task": "tiny", "limit": 3}]
+        suite = suite_of(tmp_path, fake.url, arms=arms)
+        assert running.run(suite, tmp_path / "logs", quiet)
+    asked = [body["messages"][-1]["content"] for body in fake.requests]
+    ((plain, stripped),) = publish(tmp_path / "logs", tmp_path / "as they are")
+    assert not stripped and asked[0][:30] in whole(plain)
+    mark_private(tmp_path / "logs")
+    ((path, stripped),) = publish(tmp_path / "logs", tmp_path / "shown")
+    text = whole(path)
+    assert stripped and WITHHELD in text
+    for question in asked:
+        for words in (question[:30], question.split(",")[0], "left 3:"):
+            assert words not in text
+    before, after = (
+        report.report(read_arms(folder)) for folder in (tmp_path / "logs", tmp_path / "shown")
+    )
+    assert before["arms"] == after["arms"], "and every figure is still there"
+    with pytest.raises(LogsError, match="not empty"):
+        publish(tmp_path / "logs", tmp_path / "shown")
+
+
+def mark_private(logs: Path) -> None:
+    from inspect_ai.log import list_eval_logs, read_eval_log, write_eval_log
+
+    for info in list_eval_logs(str(logs)):
+        log = read_eval_log(info)
+        assert log.eval.metadata is not None
+        log.eval.metadata["data"]["private"] = True
+        write_eval_log(log)
+
+
+def whole(path: Path) -> str:
+    """All that a log file says, unpacked."""
+    from inspect_ai.log import read_eval_log
+
+    return read_eval_log(str(path)).model_dump_json()
+
+
+def grade(*lines: str, options: tuple[str, ...] = ("--json",)) -> tuple[int, str]:
+    found = CliRunner().invoke(app, ["eval", "grade", "-", *options], input="\n".join(lines))
+    return found.exit_code, found.output
+
+
+def test_grading_a_file_of_any_origin() -> None:
+    code, said = grade(
+        json.dumps({"id": 1, "output": "<Think>x</Think>\n\\boxed{0.5}", "reference": "1/2"}),
+        "",
+        json.dumps({"id": "b", "output": "<Think>and so", "reference": 3}),
+        json.dumps({"id": "c", "output": "Answer: (C)", "reference": "C", "comparison": "choice"}),
+    )
+    assert code == 0
+    assert [json.loads(line) for line in said.splitlines()] == [
+        {"id": 1, "correct": True, "answer": "0.5", "extraction": "boxed", "truncated": False},
+        {"id": "b", "correct": False, "answer": None, "extraction": "none", "truncated": True},
+        {"id": "c", "correct": True, "answer": "(C)", "extraction": "answer", "truncated": False},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "holds no line"),
+        ("{", "-, line 1 is no JSON"),
+        ("[]", "-, line 1 is no JSON object"),
+        ('{"id": 1, "output": "x"}', "-, line 1 lacks reference"),
+        ('{"id": 1, "output": "x", "reference": 1, "comparison": "x"}', "comparison 'x' is none"),
+    ],
+)
+def test_a_file_that_cannot_be_graded(line: str, said: str) -> None:
+    code, output = grade(line)
+    assert code == 2
+    assert said in output and "Traceback" not in output
+
+
+def test_bad_commands_are_one_line(tmp_path: Path) -> None:
+    for command in (
+        ["run", str(tmp_path / "no.yaml")],
+        ["report", str(tmp_path / "no")],
+        ["publish", str(tmp_path / "no"), str(tmp_path / "x")],
+        ["grade", str(tmp_path / "no.jsonl")],
+    ):
+        found = CliRunner().invoke(app, ["eval", *command])
+        assert found.exit_code == 2
+        assert len(found.output.strip().splitlines()) == 1, found.output

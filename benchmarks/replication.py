@@ -18,9 +18,10 @@ no-mask      a path for each run                             causal     in text 
 ===========  ==============================================  =========  =================
 
 Each arm is tried with two learning rates on the first seed, for a third of the steps; the better on
-unseen questions is its rate for all seeds. What comes of it is served, by the real engine, on other unseen questions. ``time`` asks
-some of them one at a time. Every part that is done is kept in ``--out``; a run that was cut goes on
-from there. Trains ``--at-once`` models at a time (2), on a GPU where there is one. ``serve`` and
+unseen questions is its rate for all seeds. What comes of it is served, by the real engine, on other
+unseen questions. ``time`` asks some of them one at a time. Every part that is done is kept in
+``--out``; a run that was cut goes on from there. Trains ``--at-once`` models at a time (2), on a
+GPU where there is one. ``serve`` and
 ``time`` need a server; models may be trained on one machine and served on another.
 """
 

@@ -29,6 +29,16 @@ def run(
     ),
     limit: int | None = typer.Option(None, min=1, help="questions of each task, at most"),
     report: bool = typer.Option(True, help="write the report at the end"),
+    dry_run: bool = typer.Option(False, help="count answers and tokens; ask nothing"),
+    mean_tokens: int | None = typer.Option(
+        None, min=1, help="of an answer, for --dry-run; default: of published answers"
+    ),
+    tokens_per_second: float | None = typer.Option(
+        None, min=0.001, help="of the servers, for --dry-run: gives hours"
+    ),
+    price: float | None = typer.Option(
+        None, min=0, help="of the machine by the hour, for --dry-run: gives cost"
+    ),
 ) -> None:
     """Run a suite, or what is missing of it: answers that are in the logs are not asked for again.
 
@@ -36,8 +46,8 @@ def run(
     """
     need("eval", "inspect_ai", "httpx", "math_verify", "scipy", "matplotlib")
     need_file(suite)
+    from ..evaluation import planning, running
     from ..evaluation import report as reports
-    from ..evaluation import running
     from ..evaluation import suite as suites
     from ..evaluation.questions import QuestionsError
     from ..evaluation.runs import LogsError
@@ -47,6 +57,9 @@ def run(
         if limit is not None:
             arms = tuple(arm.model_copy(update={"limit": limit}) for arm in loaded.arms)
             loaded = loaded.model_copy(update={"arms": arms})
+        if dry_run:
+            _say_plan(planning.plan(loaded, mean_tokens), tokens_per_second, price)
+            return
         folder = out or Path("eval") / loaded.name
         whole = running.run(loaded, folder / "logs", lambda line: typer.echo(line, err=True))
         if report:
@@ -57,6 +70,20 @@ def run(
     if not whole:
         typer.echo("some questions have no answer; run the same command again for those", err=True)
         raise typer.Exit(1)
+
+
+def _say_plan(planned: list[Any], rate: float | None, price: float | None) -> None:
+    width = max(len(one.name) for one in planned)
+    for one in planned:
+        said = "tokens unknown" if one.tokens is None else f"{one.tokens:13,} tokens"
+        typer.echo(f"{one.name:{width}}  {one.answers:6,} answers  {said}")
+    answers = sum(one.answers for one in planned)
+    tokens = sum(one.tokens or 0 for one in planned)
+    typer.echo(f"{'together':{width}}  {answers:6,} answers  {tokens:13,} tokens")
+    if rate is not None:
+        hours = tokens / rate / 3600
+        cost = f", {hours * price:,.2f} at {price:g} an hour" if price is not None else ""
+        typer.echo(f"at {rate:g} tokens a second: {hours:.1f} h{cost}")
 
 
 @app.command()

@@ -79,6 +79,7 @@ def _head(arm: Arm) -> dict[str, Any]:
         "plugin": about.get("plugin"),
         "flags": about.get("flags"),
         "gpu": about.get("gpu"),
+        "revision": about.get("revision"),
         "sampling": about.get("sampling"),
         "prompt_ending": about.get("prompt_ending"),
         "data": about.get("data"),
@@ -135,7 +136,7 @@ def _heads(heads: list[dict[str, Any]]) -> Iterator[str]:
     named: dict[str, Callable[[dict[str, Any]], Any]] = {
         "model": lambda head: head["model"],
         "model path": lambda head: head["server"].get("model_path"),
-        "revision": lambda head: head["server"].get("revision"),
+        "revision": lambda head: head["revision"] or head["server"].get("revision"),
         "versions": lambda head: _pairs(head["versions"]),
         "device": lambda head: " × ".join(
             str(one)

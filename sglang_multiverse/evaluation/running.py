@@ -162,6 +162,15 @@ def _running(name: str, server: ServerOf, say: Say) -> Iterator[tuple[Endpoint, 
         raise SuiteError(f"server {name!r}: {error}") from error
 
 
+def _gpu(endpoint: Endpoint) -> str | None:
+    """The accelerator of a server that was started here."""
+    if not isinstance(endpoint, Server) or endpoint.device == "cpu":
+        return None
+    import torch
+
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else endpoint.device
+
+
 def _served_name(endpoint: Endpoint) -> str:
     return str(endpoint.request("/v1/models")["data"][0]["id"])
 
@@ -194,7 +203,8 @@ def _about(endpoint: Endpoint, server: ServerOf) -> dict[str, Any]:
     return {
         "plugin_version": __version__,
         "plugin": server.plugin,
-        "revision_asked": server.revision,
+        "revision": server.revision,
+        "gpu": server.gpu or _gpu(endpoint),
         "flags": list(server.flags),
         "server_info": {key: said[key] for key in wanted if said.get(key) is not None},
     }

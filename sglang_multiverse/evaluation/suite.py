@@ -33,13 +33,19 @@ class _Strict(BaseModel):
 
 class ServerOf(_Strict):
     """A server that is asked: one that runs (``base_url``), or one to start (``serve``: a folder,
-    a name on the Hub, or ``machines`` or ``sums`` for the models that ship)."""
+    a name on the Hub, or ``machines`` or ``sums`` for the models that ship).
+
+    Attributes:
+        model: the served name, where the server has several.
+        gpu, revision: what the report is to say of a server that does not say it itself.
+    """
 
     base_url: str | None = None
     serve: str | None = None
     flags: tuple[str, ...] = ()
     plugin: bool = True
     model: str | None = None
+    gpu: str | None = None
     revision: str | None = None
 
     @field_validator("flags", mode="before")

@@ -1,17 +1,17 @@
 """Throughput of the data pipeline: synthetic items against a replay server in its own process.
 
     python benchmarks/curation.py --items 1000 --latency 0.5 --concurrency 64
+    python benchmarks/curation.py --export 20000
 
 Runs half of the items' work, kills the process with SIGKILL, resumes, and reruns. Prints items a
-second, calls, what was asked for twice, and the peak memory of the curating process.
+second, calls, what was asked for twice, and the peak memory of the curating process. With
+``--export``: writes a store of so many accepted items and exports it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import random
 import resource
 import signal
 import sqlite3
@@ -24,109 +24,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from sglang_multiverse.data_pipeline.corpus.summary import summarise  # noqa: E402
 from sglang_multiverse.data_pipeline.store.store import Store  # noqa: E402
 from sglang_multiverse.data_pipeline.teacher.cassette import Replied  # noqa: E402
 from sglang_multiverse.data_pipeline.teacher.task import Task  # noqa: E402
 from tests.data_pipeline.replay import ReplayServer  # noqa: E402
-
-#: Sentences per step; a chain has two opening steps, `BLOCKS` groups of three, and an end.
-SENTENCES, BLOCKS, PATHS = 12, 4, 3
-
-
-class Item:
-    """A chain of plausible length with known steps, and the replies a teacher would give to it."""
-
-    def __init__(self, number: int):
-        self.number = number
-        self.question = f"Synthetic problem {number}: how many marbles are in the {number}th jar?"
-        self.random = random.Random(number)
-        self.kinds = ["step", *(["group", "step"] * BLOCKS)]
-        self.texts: list[str] = []
-        for kind in self.kinds:
-            self.texts += [self.step() for _ in range(PATHS if kind == "group" else 1)]
-        self.texts[-1] += f" The final answer is \\boxed{{{number}}}."
-
-    def step(self) -> str:
-        """Some sentences with numbers in them."""
-        draw = self.random.randint
-        return " ".join(
-            f"Jar {draw(1, 999)} holds {draw(1, 999)} marbles, of which {draw(1, 999)} are blue "
-            f"and $x_{{{draw(1, 99)}}} < {draw(1, 999)}$ are not."
-            for _ in range(SENTENCES)
-        )
-
-    @property
-    def chain(self) -> str:
-        return "\n".join(self.texts)
-
-    def reply(self, task: Task) -> Replied:
-        made = {
-            "outline-steps": self.steps,
-            "outline-groups": self.groups,
-            "fill": self.fill,
-            "frame": self.frame,
-        }
-        return Replied(made[task.stage]() if task.stage in made else self.block(task.subject))
-
-    def steps(self) -> str:
-        return "\n".join(f"S{n}: Count the jars of step {n}" for n in self.labels())
-
-    def labels(self) -> range:
-        return range(1, len(self.texts) + 1)
-
-    def groups(self) -> str:
-        lines, label = [], 0
-        for kind in self.kinds:
-            branches = []
-            for _ in range(PATHS if kind == "group" else 1):
-                label += 1
-                branches.append(f"S{label}: Count the jars of step {label}")
-            if kind == "group":
-                lines += ["<parallel>", "Reason: other jars.", *branches, "</parallel>"]
-            else:
-                lines += branches
-        return "\n".join(lines)
-
-    def fill(self) -> str:
-        lines, at = [], 1
-        for label, text in zip(self.labels(), self.texts, strict=True):
-            count = text.count(". ") + 1
-            lines.append(f"S{label}: {at}-{at + count - 1}")
-            at += count
-        return "\n".join(lines)
-
-    def frame(self) -> str:
-        lines = []
-        for block in range(1, BLOCKS + 1):
-            lines.append(f"B{block}")
-            lines += [f"{n}: Count the jars of part {block}.{n}." for n in range(1, PATHS + 1)]
-            lines.append(f"Conclusion: The jars of part {block} are counted.")
-        return "\n".join(lines)
-
-    def block(self, subject: str) -> str:
-        number = int(subject[1:])
-        first = (number - 1) * (PATHS + 1) + 1
-        outlines = "".join(
-            f"<Outline>\n{n}: Count the jars of part {number}.{n}.\n</Outline>\n"
-            for n in range(1, PATHS + 1)
-        )
-        paths = "".join(
-            f"<Path>\n{n}: {self.texts[first + n - 1]}\n</Path>\n" for n in range(1, PATHS + 1)
-        )
-        return (
-            f"<Parallel>\n<Goal>\n{outlines}</Goal>\n{paths}<Conclusion>\n"
-            f"The jars of part {number} are counted.\n</Conclusion>\n</Parallel>"
-        )
-
-    def row(self) -> str:
-        return json.dumps(
-            {
-                "question": self.question,
-                "deepseek_thinking_trajectory": self.chain,
-                "deepseek_attempt": f"There are $\\boxed{{{self.number}}}$.",
-                "solution": str(self.number),
-            }
-        )
+from tests.data_pipeline.synthetic import Item, fill_store  # noqa: E402
 
 
 def serve(items: int, latency: float) -> None:
@@ -163,7 +66,12 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.5, help="seconds per reply")
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--export", type=int, metavar="ITEMS", help="measure an export instead")
     options = parser.parse_args()
+    if options.export:
+        with tempfile.TemporaryDirectory() as name:
+            bench_export(Path(name), options.export)
+        return
     if options.serve:
         serve(options.items, options.latency)
         return
@@ -214,15 +122,39 @@ def bench(folder: Path, options: argparse.Namespace) -> None:
             f"{busy / rest:.2f} s of CPU an item"
         )
         print(f"rerun: {measured(command):.1f} s")
-        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         print(
-            f"peak memory of a curating process: {memory:,.0f} MiB; "
+            f"peak memory of a curating process: {peak():,.0f} MiB; "
             f"store {store.stat().st_size / 2**20:,.1f} MiB"
         )
         account(store)
     finally:
         server.kill()
         server.wait()
+
+
+def bench_export(folder: Path, items: int) -> None:
+    store, out = folder / "store.sqlite", folder / "out"
+    fill_store(store, items)
+    command = [sys.executable, "-m", "sglang_multiverse.cli", "curate"]
+    before = cpu_seconds()
+    status = measured([*command, "status", "--store", str(store)])
+    print(
+        f"{items:,} accepted items in {store.stat().st_size / 2**20:,.0f} MiB; status {status:.1f} s"
+    )
+    print(f"peak memory of status: {peak():,.0f} MiB, {cpu_seconds() - before:.1f} s of CPU")
+    before = cpu_seconds()
+    took = measured([*command, "export", str(out), "--store", str(store)])
+    shards = {kind: len(list((out / kind).iterdir())) for kind in ("data", "mixed")}
+    size = sum(file.stat().st_size for file in out.rglob("*.parquet")) / 2**20
+    print(
+        f"exported in {took:.0f} s, {(cpu_seconds() - before):.0f} s of CPU; shards {shards}, "
+        f"{size:,.0f} MiB; peak memory {peak():,.0f} MiB"
+    )
+
+
+def peak() -> float:
+    """MiB that the largest of the processes waited for so far held."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 def measured(command: list[str]) -> float:
@@ -241,12 +173,11 @@ def cpu_seconds() -> float:
 
 def account(path: Path) -> None:
     with Store(path) as store:
-        calls = list(store.calls())
-        lost = sum(call["lost"] for call in calls)
-        statuses = [outcome.status for outcome in store.outcomes(store.run()["run"]).values()]
+        summary = summarise(store)
+    calls = sum(use.calls for use in summary.stages.values())
     print(
-        f"{statuses.count('accepted'):,} accepted of {len(statuses):,}; {len(calls):,} replies, "
-        f"{lost:,} requests asked for twice (in flight at the kill)"
+        f"{summary.by_status['accepted']:,} accepted of {len(summary.items):,}; {calls:,} replies, "
+        f"{summary.unanswered:,} requests asked for twice (in flight at the kill)"
     )
 
 

@@ -17,7 +17,7 @@ from sglang_multiverse.text import parse_text
 from .recipe import Recipe
 from .record import Record, Rejection
 from .stages import Steps, curate
-from .store.store import Outcome, Store, store_error
+from .store.store import Outcome, Status, Store, store_error
 from .teacher.budget import BudgetExhausted
 from .teacher.call import Call, Reply, digest
 from .teacher.caller import POLL, Caller, Stopped, StoredCaller
@@ -42,11 +42,11 @@ class Progress:
     errors: int = 0
     started: float = field(default_factory=time.monotonic)
 
-    def add(self, outcome: Outcome) -> None:
-        self.settled += outcome.status != "error"
-        self.accepted += outcome.status == "accepted"
-        self.rejected += outcome.status == "rejected"
-        self.errors += outcome.status == "error"
+    def add(self, status: Status) -> None:
+        self.settled += status != "error"
+        self.accepted += status == "accepted"
+        self.rejected += status == "rejected"
+        self.errors += status == "error"
 
     @property
     def reject_rate(self) -> float:
@@ -163,10 +163,7 @@ class Run:
         :meth:`stop` is called, the budget is spent, or the endpoint fails for good."""
         columns = {record.id: dict(record.columns) for record in self.records.values()}
         self.store.put_run(self.name, {**self.about, "recipe": self.recipe.row()}, columns)
-        self.progress = Progress(len(self.records))
-        for outcome in self.store.outcomes(self.name).values():
-            if outcome.item in self.records and outcome.status != "error":
-                self.progress.add(outcome)
+        self.progress = self._counted(time.monotonic(), errors=False)
         self.observe(self.progress)
         self._queue.extend(self.records.values())
         started = time.monotonic()
@@ -177,17 +174,17 @@ class Run:
         finally:
             with suppress(sqlite3.Error):  # of a store that failed, told already
                 self.store.add_seconds(self.name, time.monotonic() - started)
-        self._count()
+        with suppress(sqlite3.Error):  # once more, with what other processes settled
+            self.progress = self._counted(self.progress.started, errors=True)
         return Finished(self.name, self._end[0], self.progress, self._end[1])
 
-    def _count(self) -> None:
-        """Count once more, with what other processes settled."""
-        with suppress(sqlite3.Error):
-            progress = Progress(len(self.records), started=self.progress.started)
-            for outcome in self.store.outcomes(self.name).values():
-                if outcome.item in self.records:
-                    progress.add(outcome)
-            self.progress = progress
+    def _counted(self, started: float, *, errors: bool) -> Progress:
+        """What the store says of these records; without ``errors`` as if none had failed."""
+        progress = Progress(len(self.records), started=started)
+        for item, status in self.store.statuses(self.name):
+            if item in self.records and (errors or status != "error"):
+                progress.add(status)
+        return progress
 
     def stop(self, end: End = "stopped", reason: str = "") -> None:
         """Make no new calls; those in flight are waited for."""
@@ -253,5 +250,5 @@ class Run:
 
     def _settle(self, outcome: Outcome) -> None:
         self.store.settle(self.name, outcome)
-        self.progress.add(outcome)
+        self.progress.add(outcome.status)
         self.observe(self.progress)

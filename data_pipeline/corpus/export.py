@@ -1,23 +1,33 @@
-"""The corpus: accepted items as parquet, in the published columns and with what made them."""
+"""The corpus: accepted items as parquet, in the published columns and with what made them.
+
+Rows are read from the store in pages, made one by one and written in shards, so that an export of
+any size takes the same memory.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rapidfuzz.distance import Levenshtein
 
-from sglang_multiverse.flatten import flatten_text
+from sglang_multiverse.flatten import flatten
 from sglang_multiverse.lexer import encode, lex
 from sglang_multiverse.parallelism import Parallelism, parallelism
 from sglang_multiverse.structure import parse
-from sglang_multiverse.text import Document, parse_text, serialise
+from sglang_multiverse.text import Document, encodable, parse_text, serialise
 
-from ..store.store import Store
+from ..store.store import Outcome, Store
 from .mixture import Example, mixture
+from .shards import write_shards
+from .spool import Measures, Spool
 from .summary import Summary, summarise
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: The columns of s1K-1.1 that the published corpus keeps.
 SOURCE_COLUMNS = (
@@ -35,6 +45,15 @@ SOURCE_COLUMNS = (
     "deepseek_grade",
     "deepseek_grade_reason",
 )
+
+#: What is said of a row in numbers: whole ones, and others.
+COUNTS = (
+    *("calls", "repairs", "input_tokens", "output_tokens", "tokens", "critical_path_tokens"),
+    *("blocks", "paths", "depth"),
+)
+RATIOS = ("distance", "cost", "parallelism", "net_parallelism")
+#: Items read from the store at a time.
+PAGE = 50
 
 Measure = Callable[[str], Parallelism]
 
@@ -67,13 +86,69 @@ def measure_by(tokenizer: Path | None) -> tuple[Measure, str]:
     return by_tokens, tokenizer.name
 
 
-def thought_of(text: str) -> str:
-    """The thought of a trace as text, blocks included, without ``<Think>`` around it."""
-    return serialise(Document(answer=parse_text(text).thought or []))
+def corpus_schema() -> pa.Schema:
+    """Of the files in ``data/``, the same for every export."""
+    import pyarrow as pa
+
+    text, count, ratio = pa.string(), pa.int64(), pa.float64()
+    return pa.schema(
+        [
+            *((name, text) for name in SOURCE_COLUMNS),
+            ("deepseek_thinking_trajectory_parallel", text),
+            ("deepseek_thinking_trajectory_sequential", text),
+            ("distance", ratio),
+            *((name, text) for name in ("id", "run", "text", "text_sequential", "outline")),
+            ("gates", pa.list_(text)),
+            ("model", text),
+            *((name, count) for name in COUNTS[:4]),
+            ("cost", ratio),
+            *((name, count) for name in COUNTS[4:6]),
+            *((name, ratio) for name in RATIOS[2:]),
+            *((name, count) for name in COUNTS[6:]),
+        ]
+    )
+
+
+def mixed_schema() -> pa.Schema:
+    """Of the files in ``mixed/``, the same for every export."""
+    import pyarrow as pa
+
+    turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    return pa.schema(
+        [
+            ("prompt", turns),
+            ("completion", turns),
+            ("id", pa.string()),
+            ("stage", pa.int64()),
+            ("parallel", pa.bool_()),
+        ]
+    )
 
 
 def rows(store: Store, summary: Summary, measure: Measure) -> Iterator[dict[str, Any]]:
-    """One row per accepted item, in the order of the source."""
+    """One row per accepted item, in the order of the source, read in pages."""
+    for at in range(0, len(summary.items), PAGE):
+        page = summary.items[at : at + PAGE]
+        outcomes = store.outcomes_of(summary.run, page)
+        accepted = [
+            outcomes[item]
+            for item in page
+            if item in outcomes and outcomes[item].status == "accepted"
+        ]
+        columns = store.columns_of([outcome.item for outcome in accepted])
+        calls = store.accounts([key for outcome in accepted for key in outcome.keys])
+        for outcome in accepted:
+            paid = [calls[key] for key in outcome.keys]
+            yield _row(outcome, columns[outcome.item], paid, summary, measure)
+
+
+def _row(
+    outcome: Outcome,
+    source: dict[str, Any],
+    calls: Sequence[Any],
+    summary: Summary,
+    measure: Measure,
+) -> dict[str, Any]:
     names = summary.about["source"]["columns"]
     roles = {
         names["question"]: "question",
@@ -81,55 +156,47 @@ def rows(store: Store, summary: Summary, measure: Measure) -> Iterator[dict[str,
         names["attempt"]: "deepseek_attempt",
         names["answer"]: "solution",
     }
-    paid = {call["key"]: call for call in store.calls() if call["state"] == "done"}
-    for item in summary.items:
-        outcome = summary.outcomes.get(item)
-        if outcome is None or outcome.status != "accepted" or outcome.result is None:
-            continue
-        source = store.columns(item)
-        published = {roles.get(name, name): value for name, value in source.items()}
-        text = outcome.result["text"]
-        chain = published["deepseek_thinking_trajectory"]
-        sequential = flatten_text(thought_of(text))
-        measured = measure(text)
-        calls = [paid[key] for key in outcome.keys]
-        yield {
-            **{name: _text(published.get(name)) for name in SOURCE_COLUMNS},
-            "deepseek_thinking_trajectory_parallel": _thinking(text),
-            "deepseek_thinking_trajectory_sequential": sequential,
-            "distance": Levenshtein.normalized_distance(_plain(chain), _plain(sequential)),
-            "id": item,
-            "run": summary.run,
-            "text": text,
-            "text_sequential": flatten_text(text),
-            "outline": outcome.result["outline"],
-            "gates": [f"{note['gate']}/{note['code']}" for note in outcome.result["notes"]],
-            "model": summary.about["recipe"]["model"],
-            "calls": len(calls),
-            "repairs": sum(call["attempt"] > 1 for call in calls),
-            "input_tokens": sum(call["input_tokens"] for call in calls),
-            "output_tokens": sum(call["output_tokens"] for call in calls),
-            "cost": sum(call["cost"] for call in calls),
-            "tokens": measured.tokens,
-            "critical_path_tokens": measured.critical_path_tokens,
-            "parallelism": measured.degree,
-            "net_parallelism": measured.net,
-            "blocks": measured.blocks,
-            "paths": measured.paths,
-            "depth": measured.depth,
-        }
-
-
-def _thinking(text: str) -> str:
-    """``<Think>`` to ``</Think>``."""
+    published = {roles.get(name, name): _text(value) for name, value in source.items()}
+    result = outcome.result or {}
+    text = encodable(result["text"])
     document = parse_text(text)
-    return serialise(Document(thought=document.thought)).rstrip("\n")
+    thought = Document(answer=document.thought or [])
+    sequential = serialise(flatten(thought))
+    chain = published["deepseek_thinking_trajectory"] or ""
+    measured = measure(text)
+    return {
+        **{name: published.get(name) for name in SOURCE_COLUMNS},
+        "deepseek_thinking_trajectory_parallel": serialise(
+            Document(thought=document.thought)
+        ).rstrip("\n"),
+        "deepseek_thinking_trajectory_sequential": sequential,
+        "distance": Levenshtein.normalized_distance(_plain(chain), _plain(sequential)),
+        "id": outcome.item,
+        "run": summary.run,
+        "text": text,
+        "text_sequential": serialise(flatten(document)) if document.blocks else text,
+        "outline": encodable(result["outline"]),
+        "gates": [f"{note['gate']}/{note['code']}" for note in result["notes"]],
+        "model": summary.about["recipe"]["model"],
+        "calls": len(calls),
+        "repairs": sum(call["attempt"] > 1 for call in calls),
+        "input_tokens": sum(call["input_tokens"] for call in calls),
+        "output_tokens": sum(call["output_tokens"] for call in calls),
+        "cost": sum(call["cost"] for call in calls),
+        "tokens": measured.tokens,
+        "critical_path_tokens": measured.critical_path_tokens,
+        "parallelism": measured.degree,
+        "net_parallelism": measured.net,
+        "blocks": measured.blocks,
+        "paths": measured.paths,
+        "depth": measured.depth,
+    }
 
 
 def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return None
+    return encodable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _plain(text: str) -> str:
@@ -148,46 +215,64 @@ def export_dataset(
 ) -> list[Path]:
     """Write corpus, training mixture, card and report to ``folder``; the paths written.
 
+    They are made in a hidden folder in it and moved when all are there.
+
     Raises:
         ExportError: no item is accepted, or ``folder`` holds something.
         StoreError: the store has no such run.
     """
-    from .card import write_card
-    from .report import write_report
-
     if folder.exists() and any(folder.iterdir()):
         raise ExportError(f"{folder} is not empty; export to a new folder")
     measure, counted = measure_by(tokenizer)
     summary = summarise(store, run)
-    corpus = list(rows(store, summary, measure))
-    if not corpus:
+    if not summary.by_status["accepted"]:
         raise ExportError(
             f"run {summary.run} has no accepted item yet; `multiverse curate status` says why"
         )
-    name = "train-00000-of-00001.parquet"
-    written = [_write(corpus, folder / "data" / name)]
-    if curriculum:
-        written.append(_write(list(mixture(examples(corpus), seed=seed)), folder / "mixed" / name))
-    written += write_report(store, folder / "report", run)
-    written += write_card(summary, corpus, folder, counted, mixed=curriculum, plots=plots)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as name:
+        made = Path(name)
+        written = _write(
+            store, summary, made, measure, counted, curriculum=curriculum, seed=seed, plots=plots
+        )
+        for one in made.iterdir():
+            one.rename(folder / one.name)
+    return [folder / path.relative_to(made) for path in written]
+
+
+def _write(
+    store: Store,
+    summary: Summary,
+    folder: Path,
+    measure: Measure,
+    counted: str,
+    *,
+    curriculum: bool,
+    seed: int,
+    plots: bool,
+) -> list[Path]:
+    from .card import write_card
+    from .report import write_report
+
+    measures = Measures([*COUNTS, *RATIOS])
+    with Spool(folder) as spool:
+
+        def seen() -> Iterator[dict[str, Any]]:
+            for row in rows(store, summary, measure):
+                measures.put(row)
+                if curriculum:
+                    spool.put(example(row))
+                yield row
+
+        written = write_shards(seen(), folder / "data", corpus_schema())
+        if curriculum:
+            mixed = mixture(spool, seed=seed)
+            written += write_shards(mixed, folder / "mixed", mixed_schema())
+    written += write_report(store, folder / "report", summary.run)
+    written += write_card(summary, measures, folder, counted, mixed=curriculum, plots=plots)
     return written
 
 
-def examples(corpus: list[dict[str, Any]]) -> list[Example]:
-    """Exported rows as the mixture takes them."""
-    return [
-        Example(row["id"], row["question"].strip(), row["text"], row["text_sequential"])
-        for row in corpus
-    ]
-
-
-def _write(rows: list[dict[str, Any]], path: Path) -> Path:
-    from datasets import Dataset, disable_progress_bars, enable_progress_bars
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    disable_progress_bars()
-    try:
-        Dataset.from_list(rows).to_parquet(str(path))
-    finally:
-        enable_progress_bars()
-    return path
+def example(row: dict[str, Any]) -> Example:
+    """An exported row as the mixture takes it."""
+    return Example(row["id"], row["question"].strip(), row["text"], row["text_sequential"])

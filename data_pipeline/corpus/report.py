@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -29,9 +28,14 @@ def report_row(summary: Summary) -> dict[str, Any]:
             {"stage": stage, "code": code, "items": count}
             for (stage, code), count in summary.reasons.most_common()
         ],
-        "blocks": _blocks(summary),
-        "notes": dict(_notes(summary)),
-        "error_messages": dict(errors(summary)),
+        "blocks": {
+            "proposed": summary.blocks.proposed,
+            "kept": summary.blocks.kept,
+            "flattened": dict(summary.blocks.flattened.most_common()),
+            "items_with_a_block": summary.blocks.items_with_a_block,
+        },
+        "notes": dict(summary.notes),
+        "error_messages": dict(summary.errors),
         "stages": {name: asdict(use) for name, use in summary.stages.items()},
         "seconds": summary.seconds,
         "cost": summary.cost,
@@ -46,47 +50,6 @@ def report_row(summary: Summary) -> dict[str, Any]:
         },
         "about": summary.about,
     }
-
-
-def _notes(summary: Summary) -> Counter[str]:
-    """Accepted items by what was accepted with them."""
-    return Counter(
-        code
-        for outcome in summary.outcomes.values()
-        if outcome.status == "accepted" and outcome.result
-        for code in {note["code"] for note in outcome.result["notes"]}
-    )
-
-
-def _blocks(summary: Summary) -> dict[str, Any]:
-    """Outermost blocks of the accepted items: proposed, kept, and flattened by why."""
-    results = [
-        outcome.result
-        for outcome in summary.outcomes.values()
-        if outcome.status == "accepted" and outcome.result
-    ]
-    counts = [result.get("blocks", {}) for result in results]
-    flattened = Counter(
-        note["code"].removeprefix("flattened: ")
-        for result in results
-        for note in result["notes"]
-        if note["code"].startswith("flattened: ") or note["code"] == "costly-block"
-    )
-    return {
-        "proposed": sum(one.get("proposed", 0) for one in counts),
-        "kept": sum(one.get("kept", 0) for one in counts),
-        "flattened": dict(flattened.most_common()),
-        "items_with_a_block": sum(one.get("kept", 0) > 0 for one in counts),
-    }
-
-
-def errors(summary: Summary) -> Counter[str]:
-    """Items that failed, by message."""
-    return Counter(
-        outcome.result["message"]
-        for outcome in summary.outcomes.values()
-        if outcome.status == "error" and outcome.result
-    )
 
 
 def write_report(store: Store, folder: Path, run: str | None = None) -> list[Path]:

@@ -19,7 +19,7 @@ def describe(
     question = columns.get(names.get("question", "question"), "")
     yield f"item {item}, run {row['run']}"
     yield f"question: {question}"
-    outcome = store.outcomes(row["run"]).get(item)
+    outcome = store.outcome(row["run"], item)
     keys = set(outcome.keys) if outcome is not None else set()
     yield "calls:"
     for call in store.calls(item):

@@ -25,21 +25,38 @@ class StageUse:
 
 
 @dataclass
+class Blocks:
+    """Outermost blocks of the accepted items: proposed, kept, and flattened by why."""
+
+    proposed: int = 0
+    kept: int = 0
+    flattened: Counter[str] = field(default_factory=Counter)
+    items_with_a_block: int = 0
+
+
+@dataclass
 class Summary:
-    """One run.
+    """One run. Its outcomes are counted, not held.
 
     Attributes:
-        items: how many it has; ``outcomes`` holds those that are settled or failed.
-        stages: use by prompt name, of the calls the settled outcomes rest on.
-        mended: finding codes by how many accepted items had a reply rejected and mended.
-        unanswered: requests that were sent and never answered, over the life of the store.
+        items: ids, in the order of the source.
+        by_status: accepted, rejected, error and pending items.
+        reasons: rejections by (stage, code); ``errors``: failed items by message.
+        notes: accepted items by what was accepted with them.
+        stages: use by prompt name, of the calls the outcomes rest on.
+        tries: requests that came to a reply, over the life of the store; ``unanswered`` were sent
+            and never answered.
     """
 
     run: str
     about: dict[str, Any]
     items: list[str]
-    outcomes: dict[str, Outcome]
     seconds: float
+    by_status: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    blocks: Blocks = field(default_factory=Blocks)
     stages: dict[str, StageUse] = field(default_factory=dict)
     unanswered: int = 0
     tries: int = 0
@@ -49,30 +66,14 @@ class Summary:
     lost_cost: float = 0.0
 
     @property
-    def by_status(self) -> Counter[str]:
-        counts = Counter(outcome.status for outcome in self.outcomes.values())
-        counts["pending"] = len(self.items) - len(self.outcomes)
-        return counts
-
-    @property
-    def reasons(self) -> Counter[tuple[str, str]]:
-        """Rejections by (stage, code)."""
-        return Counter(
-            (outcome.stage, outcome.code)
-            for outcome in self.outcomes.values()
-            if outcome.status == "rejected"
-        )
-
-    @property
     def currency(self) -> str:
         currency: str = self.about.get("prices", {}).get("currency", "USD")
         return currency
 
     @property
     def reject_rate(self) -> float:
-        counts = self.by_status
-        done = counts["accepted"] + counts["rejected"]
-        return counts["rejected"] / done if done else 0.0
+        done = self.by_status["accepted"] + self.by_status["rejected"]
+        return self.by_status["rejected"] / done if done else 0.0
 
     @property
     def cost(self) -> float:
@@ -87,39 +88,46 @@ def summarise(store: Store, run: str | None = None) -> Summary:
         StoreError: there is none.
     """
     row = store.run(run)
-    items = json.loads(row["items"])
-    outcomes = {
-        item: outcome for item, outcome in store.outcomes(row["run"]).items() if item in set(items)
-    }
     ledger = store.ledger()
+    tries, unanswered = store.requests()
     summary = Summary(
         run=row["run"],
         about=json.loads(row["about"]),
-        items=items,
-        outcomes={item: outcomes[item] for item in items if item in outcomes},
+        items=json.loads(row["items"]),
         seconds=row["seconds"],
+        unanswered=unanswered,
+        tries=tries,
         paid_tokens=ledger.paid.tokens,
         paid_cost=ledger.paid.cost,
         lost_tokens=ledger.lost.tokens,
         lost_cost=ledger.lost.cost,
     )
-    used = {key for outcome in outcomes.values() for key in outcome.keys}
-    for call in store.calls():
-        summary.unanswered += call["lost"]
-        if call["state"] != "done":
-            continue
-        summary.tries += call["tries"]
-        if call["key"] in used:
-            _add(summary.stages.setdefault(call["stage"], StageUse()), call)
+    for status, stage, code, count in store.reasons(summary.run):
+        summary.by_status[status] += count
+        if status == "rejected":
+            summary.reasons[stage, code] += count
+    summary.by_status["pending"] = len(summary.items) - summary.by_status.total()
+    for outcome in store.each_outcome(summary.run, "error"):
+        summary.errors[(outcome.result or {}).get("message", "")] += 1
+    for outcome in store.each_outcome(summary.run, "accepted"):
+        _add(summary, outcome)
+    for use in store.use(summary.run):
+        name, *sums = use
+        summary.stages[name] = StageUse(*sums)
     return summary
 
 
-def _add(use: StageUse, call: Any) -> None:
-    use.calls += 1
-    use.repairs += call["attempt"] > 1
-    use.failures += call["failure"] is not None
-    use.input_tokens += call["input_tokens"]
-    use.cached_tokens += call["cached_tokens"]
-    use.output_tokens += call["output_tokens"]
-    use.cost += call["cost"]
-    use.seconds += call["seconds"]
+def _add(summary: Summary, outcome: Outcome) -> None:
+    """Count notes and blocks of an accepted item."""
+    result = outcome.result or {}
+    codes = [note["code"] for note in result.get("notes", ())]
+    summary.notes.update(set(codes))
+    blocks, counts = summary.blocks, result.get("blocks", {})
+    blocks.proposed += counts.get("proposed", 0)
+    blocks.kept += counts.get("kept", 0)
+    blocks.items_with_a_block += counts.get("kept", 0) > 0
+    blocks.flattened.update(
+        code.removeprefix("flattened: ")
+        for code in codes
+        if code.startswith("flattened: ") or code == "costly-block"
+    )

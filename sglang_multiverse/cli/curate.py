@@ -144,12 +144,11 @@ def _dry_run(loaded: Config, recipe: Recipe, ingested: Ingested, path: Path) -> 
     if path.exists():
         try:
             with Store(path) as store:
-                done = store.outcomes(run_name(recipe, ingested.identity))
+                statuses = store.statuses(run_name(recipe, ingested.identity))
+                done = {item for item, status in statuses if status != "error"}
         except StoreError as error:
             fail(error)
-        pending = [
-            one for one in pending if done.get(one.id) is None or done[one.id].status == "error"
-        ]
+        pending = [one for one in pending if one.id not in done]
     _say_source(ingested)
     _say_estimate(estimate(pending, recipe, loaded.price_list()), loaded)
 
@@ -343,8 +342,6 @@ def status(
 
 
 def _say_status(summary: Summary) -> None:
-    from ..data_pipeline.corpus.report import errors
-
     counts = summary.by_status
     typer.echo(f"run {summary.run}: {len(summary.items):,} items, {summary.seconds:,.0f} s")
     typer.echo(
@@ -354,7 +351,7 @@ def _say_status(summary: Summary) -> None:
     )
     for (stage, code), count in summary.reasons.most_common():
         typer.echo(f"  {count:>6,}  {stage}: {code}")
-    for message, count in errors(summary).most_common(5):
+    for message, count in summary.errors.most_common(5):
         typer.echo(f"  {count:>6,}  error: {message}")
     calls = sum(use.calls for use in summary.stages.values())
     typer.echo(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,10 @@ from sglang_multiverse.data_pipeline.corpus.export import (
     export_dataset,
 )
 from sglang_multiverse.data_pipeline.corpus.mixture import Example, mixture
+from sglang_multiverse.data_pipeline.corpus.spool import Spool
 from sglang_multiverse.data_pipeline.pipeline import outcome_of
 from sglang_multiverse.data_pipeline.recipe import Recipe
-from sglang_multiverse.data_pipeline.record import Rejection
+from sglang_multiverse.data_pipeline.record import Record, Rejection
 from sglang_multiverse.data_pipeline.store.store import Opened, Store
 from sglang_multiverse.data_pipeline.teacher.cassette import Cassette
 from sglang_multiverse.dialect import MULTIVERSE
@@ -28,6 +33,7 @@ from sglang_multiverse.text import parse_text
 
 from .conftest import ACCEPTED
 from .driving import drive
+from .synthetic import fill_store as fill_synthetic
 
 
 def fill_store(path: Path, cassettes: list[Cassette]) -> None:
@@ -199,6 +205,102 @@ def test_tokens_can_be_a_models_own(
     assert row["parallelism"] > 1
     assert "tokens of the tokenizer `model`" in (tmp_path / "out" / "README.md").read_text()
     assert not (tmp_path / "out" / "mixed").exists()
+
+
+GROWTH = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from sglang_multiverse.data_pipeline.corpus import shards
+from sglang_multiverse.data_pipeline.corpus.export import export_dataset
+from sglang_multiverse.data_pipeline.store.store import Store
+shards.write_shards.__kwdefaults__.update(group=1 << 20, shard=32 << 20)
+for name in ("few", "many"):
+    with Store(Path({folder!r}) / name) as store:
+        export_dataset(store, Path({folder!r}) / f"{{name}}.out")
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_items(
+    tmp_path: Path, cassettes: list[Cassette], repository: Path
+) -> None:
+    """Ten times the items, of 64 KiB each; ``python benchmarks/curation.py --export 20000`` takes
+    more and larger ones."""
+    import pyarrow.parquet as pq
+
+    clean = drive(next(one for one in cassettes if one.name == "clean")).result
+    assert isinstance(clean, Record)
+    few, many = 200, 2000
+    for name, count in (("few", few), ("many", many)):
+        fill_synthetic(tmp_path / name, count, made=[clean], padding=1 << 16)
+    code = GROWTH.format(tests=str(repository), folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    small, large = map(float, done.stdout.split())
+    assert large - small < (many - few) * 64 / 1024 / 3, "MiB"
+    shards = sorted((tmp_path / "many.out" / "data").iterdir())
+    assert len(shards) > 3
+    assert shards[-1].name == f"train-{len(shards) - 1:05}-of-{len(shards):05}.parquet"
+    ids = [id for shard in shards for id in pq.read_table(shard, columns=["id"])["id"].to_pylist()]
+    assert ids == [f"{number:016x}" for number in range(many)]
+    mixed = pq.read_table(tmp_path / "many.out" / "mixed", columns=["stage"])["stage"].to_pylist()
+    assert mixed == sorted(mixed) and len(mixed) == 8 * many
+
+
+def test_exports_of_any_runs_are_shards_of_one_dataset(
+    exported: Path, tmp_path: Path, cassettes: list[Cassette]
+) -> None:
+    """One of a source without an answer, an attempt, other columns or notes; another with."""
+    from datasets import load_dataset
+
+    clean = drive(next(one for one in cassettes if one.name == "clean")).result
+    assert isinstance(clean, Record)
+    bare = replace(
+        clean,
+        columns={
+            "question": "Half a pair: \ud83d?",
+            "deepseek_thinking_trajectory": clean.source,
+            "metadata": {"level": 3, "tags": []},
+        },
+        notes=(),
+    )
+    fill_synthetic(tmp_path / "s", 2, made=[bare])
+    with Store(tmp_path / "s") as store:
+        export_dataset(store, tmp_path / "out", plots=False)
+    for kind in ("data", "mixed"):
+        files = [
+            str(file) for out in (tmp_path / "out", exported) for file in (out / kind).iterdir()
+        ]
+        together = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
+        assert len(together) == (2 + len(ACCEPTED)) * (8 if kind == "mixed" else 1)
+    row = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path))[0]
+    assert (row["solution"], row["gates"]) == (None, [])
+    assert json.loads(row["metadata"]) == {"level": 3, "tags": []}
+
+
+def test_an_export_that_fails_leaves_nothing_behind(
+    tmp_path: Path, cassettes: list[Cassette], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = drive(next(one for one in cassettes if one.name == "clean")).result
+    assert isinstance(clean, Record)
+    fill_synthetic(tmp_path / "s", 3, made=[clean])
+
+    def full(*arguments: Any) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr("sglang_multiverse.data_pipeline.corpus.report.write_report", full)
+    with Store(tmp_path / "s") as store, pytest.raises(OSError, match="no room"):
+        export_dataset(store, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_spool_gives_back_what_was_put() -> None:
+    put = [Example("i", "Q \ud83d?", "P\n" * 1000, ""), Example("", "ünïcode", "\0", "S")]
+    with Spool(Path(tempfile.gettempdir())) as spool:
+        for one in put:
+            spool.put(one)
+        assert [spool[1], spool[0], *spool[:]] == [put[1], *put[:1], *put]
 
 
 def examples(count: int) -> list[Example]:

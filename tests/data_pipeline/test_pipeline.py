@@ -22,7 +22,7 @@ from sglang_multiverse.data_pipeline import config as configs
 from sglang_multiverse.data_pipeline.corpus.summary import Summary, summarise
 from sglang_multiverse.data_pipeline.pipeline import Finished, Run
 from sglang_multiverse.data_pipeline.source.ingest import ingest
-from sglang_multiverse.data_pipeline.store.store import Store
+from sglang_multiverse.data_pipeline.store.store import Outcome, Store
 from sglang_multiverse.data_pipeline.teacher.caller import StoredCaller
 from sglang_multiverse.data_pipeline.teacher.cassette import (
     Cassette,
@@ -72,17 +72,23 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store.sqlite"
 
 
-def codes(summary: Summary, cassettes: list[Cassette]) -> dict[str, str]:
+def outcomes(store: Path) -> dict[str, Outcome]:
+    """Those of the run started last."""
+    with Store(store) as opened:
+        return opened.outcomes(opened.run()["run"])
+
+
+def codes(store: Path, cassettes: list[Cassette]) -> dict[str, str]:
     names = {cassette.id: cassette.name for cassette in cassettes}
-    return {names[item]: outcome.code for item, outcome in summary.outcomes.items()}
+    return {names[item]: outcome.code for item, outcome in outcomes(store).items()}
 
 
 def test_every_item_comes_out_as_its_cassette_says(
     server: ReplayServer, configure: Configure, store: Path, cassettes: list[Cassette]
 ) -> None:
-    finished, summary = run(configure(server.url), store)
+    finished, _ = run(configure(server.url), store)
     assert finished.end == "complete"
-    assert codes(summary, cassettes) == expected(cassettes)
+    assert codes(store, cassettes) == expected(cassettes)
     paid = Counter(request.item for request in server.paid())
     assert paid == {name: calls for name, (calls, _) in OUTCOMES.items()}
 
@@ -113,12 +119,13 @@ def test_an_unchanged_rerun_makes_no_call(
     server: ReplayServer, configure: Configure, store: Path
 ) -> None:
     config = configure(server.url)
-    _, first = run(config, store)
+    run(config, store)
+    first = outcomes(store)
     sent = len(server.requests)
-    finished, second = run(config, store)
+    finished, _ = run(config, store)
     assert len(server.requests) == sent
     assert (finished.end, finished.progress.settled) == ("complete", len(OUTCOMES))
-    assert first.outcomes == second.outcomes
+    assert outcomes(store) == first
 
 
 def test_other_gates_recompute_the_outcomes_without_a_call(
@@ -126,9 +133,9 @@ def test_other_gates_recompute_the_outcomes_without_a_call(
 ) -> None:
     run(configure(server.url), store)
     sent = len(server.requests)
-    _, summary = run(configure(server.url, benefit=0), store)
+    run(configure(server.url, benefit=0), store)
     assert len(server.requests) == sent
-    assert set(codes(summary, cassettes).values()) >= {"no-benefit"}
+    assert set(codes(store, cassettes).values()) >= {"no-benefit"}
 
 
 def test_a_changed_prompt_asks_again_only_for_what_depends_on_it(
@@ -158,9 +165,9 @@ def test_a_budget_ends_the_run_and_a_larger_one_goes_on(
     assert summary.by_status["pending"] > 0
     paid = len(server.paid())
     assert 0 < paid < CALLS
-    finished, summary = run(configure(server.url), store)
+    finished, _ = run(configure(server.url), store)
     assert finished.end == "complete"
-    assert codes(summary, cassettes) == expected(cassettes)
+    assert codes(store, cassettes) == expected(cassettes)
     assert len(server.paid()) == CALLS
 
 
@@ -172,11 +179,11 @@ def test_a_stopped_run_goes_on_where_it_was(
 
     finished, summary = run(configure(server.url), store, stop_soon)
     assert finished.end == "stopped"
-    assert 3 <= len(summary.outcomes) < len(OUTCOMES)
+    assert 3 <= len(outcomes(store)) < len(OUTCOMES)
     assert summary.by_status["error"] == 0
-    finished, summary = run(configure(server.url), store)
+    finished, _ = run(configure(server.url), store)
     assert finished.end == "complete"
-    assert codes(summary, cassettes) == expected(cassettes)
+    assert codes(store, cassettes) == expected(cassettes)
     assert _paid_once(server)
 
 
@@ -221,12 +228,12 @@ def test_failed_items_are_tried_again_by_the_next_run(
         config = configure(server.url, endpoint={"attempts": 2})
         finished, summary = run(config, store)
         assert finished.end == "complete"
-        failed = codes(summary, cassettes)["clean"]
+        failed = codes(store, cassettes)["clean"]
         assert failed == "transport"
         assert summary.by_status["error"] == finished.progress.errors
         run(config, store)
         finished, summary = run(config, store)
-    assert codes(summary, cassettes)["clean"] == ""
+    assert codes(store, cassettes)["clean"] == ""
     assert _paid_once(server)
 
 
@@ -257,7 +264,7 @@ def test_kill_nine_loses_nothing_and_pays_nothing_twice(
     with Store(store) as opened:
         summary = summarise(opened)
     assert answered > 0 and "open" not in known.values()
-    assert codes(summary, light) == expected(light)
+    assert codes(store, light) == expected(light)
     # Every request beyond one per reply was in flight when its process was killed.
     twice = len(server.paid()) - calls(light)
     assert 0 <= twice <= summary.unanswered
@@ -284,9 +291,7 @@ def test_two_processes_share_one_store(
         said = [process.communicate(timeout=120) for process in both]
         assert [process.returncode for process in both] == [0, 0], said
         assert all(f"0 failed, 0 pending of {len(light)}" in out for out, _ in said), said
-    with Store(store) as opened:
-        summary = summarise(opened)
-    assert codes(summary, light) == expected(light)
+    assert codes(store, light) == expected(light)
     assert _paid_once(server)
 
 
@@ -321,16 +326,16 @@ def test_a_recording_replays_to_the_same_outcomes(
     cassettes: list[Cassette],
 ) -> None:
     config = configure(server.url)
-    _, first = run(config, store)
+    run(config, store)
     folder = tmp_path / "recorded"
     records = ingest(configs.load(str(config)).source).records
     with Store(store) as opened:
         paths = record_cassettes(opened, records, folder)
     recorded = [load(path) for path in paths]
     with ReplayServer(recorded) as again:
-        _, second = run(configure(again.url), tmp_path / "second.sqlite")
+        run(configure(again.url), tmp_path / "second.sqlite")
         assert again.unmatched == []
-    assert first.outcomes == second.outcomes
+    assert outcomes(store) == outcomes(tmp_path / "second.sqlite")
     assert len(again.paid()) == CALLS
 
 
@@ -371,9 +376,10 @@ def test_a_key_that_is_echoed_is_scrubbed(tmp_path: Path, store: Path, cassettes
 def test_accepted_items_are_the_expected_ones(
     server: ReplayServer, configure: Configure, store: Path, cassettes: list[Cassette]
 ) -> None:
-    _, summary = run(configure(server.url), store)
+    run(configure(server.url), store)
     names = {cassette.id: cassette.name for cassette in cassettes}
-    accepted = [names[i] for i, o in summary.outcomes.items() if o.status == "accepted"]
+    found = outcomes(store)
+    accepted = [names[i] for i, o in found.items() if o.status == "accepted"]
     assert sorted(accepted) == sorted(ACCEPTED)
-    for outcome in summary.outcomes.values():
+    for outcome in found.values():
         json.dumps(outcome.result)

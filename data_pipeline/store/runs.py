@@ -1,0 +1,190 @@
+"""Runs: their items, who has which in hand, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .database import PAGE, Database, StoreError
+
+Status = Literal["accepted", "rejected", "error"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one item in one run. ``result`` is the record or the rejection, as JSON;
+    ``keys`` are the calls it rests on."""
+
+    item: str
+    status: Status
+    stage: str = ""
+    code: str = ""
+    result: dict[str, Any] | None = None
+    keys: tuple[str, ...] = ()
+
+
+class Runs(Database):
+    """The runs of a store."""
+
+    def put_run(self, run: str, about: dict[str, Any], items: dict[str, dict[str, Any]]) -> None:
+        """Register a run over ``items`` (id → source columns) and make it the current one. Items
+        that an earlier pass of it had, with another limit, stay its items."""
+        with self._transaction() as db:
+            row = db.execute("SELECT items FROM runs WHERE run = ?", (run,)).fetchone()
+            known = json.loads(row["items"]) if row is not None else []
+            every = list(dict.fromkeys([*items, *known]))
+            db.executemany(
+                "INSERT INTO items VALUES (?, ?) ON CONFLICT (item) DO UPDATE SET "
+                "columns = excluded.columns WHERE columns != excluded.columns",
+                ((item, json.dumps(columns, default=str)) for item, columns in items.items()),
+            )
+            db.execute(
+                "INSERT INTO runs (run, about, started_at, items) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (run) DO UPDATE SET started_at = excluded.started_at, "
+                "about = excluded.about, items = excluded.items",
+                (run, json.dumps(about), time.time(), json.dumps(every)),
+            )
+
+    def add_seconds(self, run: str, seconds: float) -> None:
+        """Add to the time a run has taken."""
+        self._db.execute("UPDATE runs SET seconds = seconds + ? WHERE run = ?", (seconds, run))
+
+    def run(self, run: str | None = None) -> sqlite3.Row:
+        """The row of ``run``, or of the one started last.
+
+        Raises:
+            StoreError: there is none.
+        """
+        where = "" if run is None else "WHERE run = ?"
+        row: sqlite3.Row | None = self._db.execute(
+            f"SELECT * FROM runs {where} ORDER BY started_at DESC", () if run is None else (run,)
+        ).fetchone()
+        if row is None:
+            named = f" {run!r}" if run is not None else "; start one with `multiverse curate run`"
+            raise StoreError(f"{self.path} holds no run{named}")
+        return row
+
+    def claim(self, run: str, item: str) -> bool:
+        """Take ``item`` unless it is settled or another living process has it."""
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT owner, status FROM outcomes WHERE run = ? AND item = ?", (run, item)
+            ).fetchone()
+            if row is not None:
+                settled = row["status"] in ("accepted", "rejected")
+                if settled or (row["owner"] and self.lease.alive(row["owner"])):
+                    return False
+            db.execute(
+                "INSERT OR REPLACE INTO outcomes (run, item, owner) VALUES (?, ?, ?)",
+                (run, item, self.lease.owner),
+            )
+        return True
+
+    def settled(self, run: str, item: str) -> bool:
+        """Whether ``item`` is accepted or rejected."""
+        row = self._db.execute(
+            "SELECT status FROM outcomes WHERE run = ? AND item = ?", (run, item)
+        ).fetchone()
+        return row is not None and row["status"] in ("accepted", "rejected")
+
+    def free(self, run: str, item: str) -> None:
+        """Give a claimed item back, undecided."""
+        self._db.execute(
+            "DELETE FROM outcomes WHERE run = ? AND item = ? AND owner = ?",
+            (run, item, self.lease.owner),
+        )
+
+    def settle(self, run: str, outcome: Outcome) -> None:
+        """Write what became of an item."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO outcomes VALUES (?, ?, NULL, ?, ?, ?, ?, ?, ?)",
+            (
+                run,
+                outcome.item,
+                outcome.status,
+                outcome.stage,
+                outcome.code,
+                json.dumps(outcome.result, ensure_ascii=False),
+                json.dumps(outcome.keys),
+                time.time(),
+            ),
+        )
+
+    def outcome(self, run: str, item: str) -> Outcome | None:
+        """What became of ``item``; None where it is not settled and did not fail."""
+        return self.outcomes_of(run, [item]).get(item)
+
+    def outcomes_of(self, run: str, items: Sequence[str]) -> dict[str, Outcome]:
+        """What became of ``items``, by item, as far as they are settled or failed."""
+        rows = self._db.execute(
+            "SELECT * FROM outcomes WHERE run = ? AND status IS NOT NULL "
+            "AND item IN (SELECT value FROM json_each(?))",
+            (run, json.dumps(list(items))),
+        )
+        return {row["item"]: _outcome(row) for row in rows}
+
+    def each_outcome(self, run: str, status: Status | None = None) -> Iterator[Outcome]:
+        """The outcomes of ``run``, or those of one status, by item, in pages."""
+        query = "SELECT item, status, stage, code, result, keys FROM outcomes WHERE run = ?"
+        which = "status IS NOT NULL" if status is None else "status = ?"
+        values = (run,) if status is None else (run, status)
+        for row in self._pages(f"{query} AND {which} AND item > ?", values):
+            yield _outcome(row)
+
+    def outcomes(self, run: str) -> dict[str, Outcome]:
+        """All outcomes of ``run`` at once, by item."""
+        return {outcome.item: outcome for outcome in self.each_outcome(run)}
+
+    def statuses(self, run: str) -> Iterator[tuple[str, Status]]:
+        """Item and status of every outcome of ``run``, in pages."""
+        query = "SELECT item, status FROM outcomes WHERE run = ? AND status IS NOT NULL"
+        for row in self._pages(f"{query} AND item > ?", (run,), size=10 * PAGE):
+            yield row["item"], row["status"]
+
+    def reasons(self, run: str) -> list[tuple[Status, str, str, int]]:
+        """Status, stage, code and the number of outcomes of ``run`` that have them."""
+        query = "SELECT status, stage, code, count(*) FROM outcomes WHERE run = ? "
+        query += "AND status IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 4 DESC, 2, 3"
+        return [
+            (status, stage or "", code or "", count)
+            for status, stage, code, count in self._db.execute(query, (run,))
+        ]
+
+    def columns_of(self, items: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The source columns of ``items``, by item, as far as the store knows them."""
+        rows = self._db.execute(
+            "SELECT item, columns FROM items WHERE item IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(items)),),
+        )
+        return {row["item"]: json.loads(row["columns"]) for row in rows}
+
+    def columns(self, item: str) -> dict[str, Any]:
+        """The source columns of ``item``.
+
+        Raises:
+            StoreError: the store does not know it.
+        """
+        found = self.columns_of([item])
+        if item not in found:
+            raise StoreError(f"{self.path} holds no item {item!r}")
+        return found[item]
+
+    def find_items(self, prefix: str) -> list[str]:
+        """The items whose id begins with ``prefix``."""
+        query = "SELECT item FROM items WHERE substr(item, 1, ?) = ? ORDER BY item"
+        return [row["item"] for row in self._db.execute(query, (len(prefix), prefix))]
+
+
+def _outcome(row: sqlite3.Row) -> Outcome:
+    return Outcome(
+        row["item"],
+        row["status"],
+        row["stage"] or "",
+        row["code"] or "",
+        json.loads(row["result"]),
+        tuple(json.loads(row["keys"])),
+    )

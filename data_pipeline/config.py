@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from .gates import GateOptions
 from .recipe import OnFailedRewrite, Recipe, counter
+from .sampling.options import Choice, Draws
 from .teacher.budget import Budget, Prices
 from .teacher.call import Sampling
 from .teacher.prompt import PromptError, Prompts
@@ -37,7 +38,7 @@ class Columns(_Part):
     """Which column holds what; the defaults are those of s1K-1.1."""
 
     question: str = "question"
-    chain: str = "deepseek_thinking_trajectory"
+    chain: str | None = "deepseek_thinking_trajectory"
     attempt: str | None = "deepseek_attempt"
     answer: str | None = "solution"
 
@@ -132,6 +133,20 @@ class BudgetPart(_Part):
     cost: float | None = Field(default=None, gt=0)
 
 
+class SamplePart(_Part):
+    """Fields of :class:`.sampling.options.Draws`."""
+
+    n: int = Field(default=4, ge=1, le=1024)
+    choose: Choice = "shortest"
+    mode: Literal["parallel", "sequential"] = "parallel"
+    system: str | None = None
+    comparison: Literal["mathematics", "choice", "words"] = "mathematics"
+    extra: dict[str, Any] = Field(
+        default={"separate_reasoning": False},
+        description="sent with every request; the default asks SGLang for the thought in the text",
+    )
+
+
 class Card(_Part):
     """What the dataset card says that no program can know."""
 
@@ -159,9 +174,22 @@ class Config(_Part):
     right_answers: bool = False
     judge: bool = False
     benefit: int | None = None
+    sample: SamplePart | None = None
     tokenizer: Path | None = Field(default=None, description="folder with a tokenizer.json")
     prompts: Path | None = None
     card: Card = Card()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _no_chain_is_needed(cls, raw: Any) -> Any:
+        """Where answers are drawn, the source has questions and answers."""
+        if not isinstance(raw, dict) or raw.get("sample") is None:
+            return raw
+        source = raw.get("source")
+        if not isinstance(source, dict) or not isinstance(source.get("columns", {}), dict):
+            return raw
+        columns = {"answer": "answer", **source.get("columns", {}), "chain": None, "attempt": None}
+        return {**raw, "source": {**source, "columns": columns}}
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -214,6 +242,7 @@ class Config(_Part):
             count, name = counter(self.tokenizer)
         except (OSError, PromptError, ValueError) as error:
             raise ConfigError(str(error)) from error
+        draws = self.sample and Draws(tokenizer=self.tokenizer, **self.sample.model_dump())
         return Recipe(
             model=self.endpoint.model,
             sampling=Sampling(**self.sampling.model_dump()),
@@ -225,6 +254,7 @@ class Config(_Part):
             right_answers=self.right_answers,
             judge=self.judge,
             benefit=self.benefit,
+            draws=draws,
             count_tokens=count,
             tokenizer=name,
         )
@@ -252,7 +282,8 @@ def load(
     """The configuration of a file, or of one that comes with the package, by name.
 
     Args:
-        overrides: dotted names (``endpoint.model``) to values; None values are left out.
+        overrides: dotted names (``endpoint.model``) to values; None values are left out, and ``{}``
+            adds a part with its defaults where the file has none.
         drop: dotted names of fields to take out of the file first.
 
     Raises:
@@ -275,7 +306,9 @@ def load(
     for name in drop:
         _set(raw, name.split("."), None)
     for name, value in (overrides or {}).items():
-        if value is not None:
+        if value == {}:  # a part with its defaults, where the file has none
+            raw.setdefault(name, {})
+        elif value is not None:
             _set(raw, name.split("."), value)
     try:
         return Config.model_validate(raw)

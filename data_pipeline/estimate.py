@@ -44,6 +44,8 @@ def estimate(records: Sequence[Record], recipe: Recipe, prices: Prices) -> Estim
     for them. A teacher that reasons before it answers is charged for that too, which no length
     tells; the figures hold for one that does not.
     """
+    if recipe.draws is not None:
+        return _of_draws(records, recipe, recipe.draws.n, prices)
     usages = [_usage(record, recipe) for record in records]
     usage = Usage(sum(one.input for one in usages), sum(one.output for one in usages))
     calls = len(records) * (4 + BLOCKS)
@@ -65,6 +67,15 @@ def estimate(records: Sequence[Record], recipe: Recipe, prices: Prices) -> Estim
         worst.input + worst.output,
         prices.of(worst),
     )
+
+
+def _of_draws(records: Sequence[Record], recipe: Recipe, n: int, prices: Prices) -> Estimate:
+    """Every answer as long as it may be, for nothing tells how long it will be."""
+    asked = int(sum(len(record.question) + 60 for record in records) / _CHARACTERS) * n
+    calls = len(records) * n
+    usage = Usage(asked, calls * recipe.sampling.max_tokens)
+    cost = prices.of(usage)
+    return Estimate(len(records), calls, usage, cost, calls, usage.input + usage.output, cost)
 
 
 def _usage(record: Record, recipe: Recipe) -> Usage:

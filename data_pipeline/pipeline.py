@@ -16,6 +16,7 @@ from sglang_multiverse.text import parse_text
 
 from .recipe import Recipe
 from .record import Record, Rejection
+from .sampling.drawing import sample
 from .stages import Steps, curate
 from .store.store import Outcome, Status, Store, store_error
 from .teacher.budget import BudgetExhausted
@@ -72,7 +73,7 @@ async def drive(
     The stages' own work, mostly the gates, runs in a thread, so that replies of other items are
     not kept waiting.
     """
-    steps, keys = curate(record, recipe), []
+    steps, keys = (sample if recipe.draws else curate)(record, recipe), []
     result = await asyncio.to_thread(_advance, steps, None)
     while isinstance(result, Call):
         keys.append(result.key)
@@ -104,6 +105,7 @@ def _accepted(record: Record) -> dict[str, Any]:
         "outline": record.outline.render() if record.outline else "",
         "notes": [finding.row() for finding in record.notes],
         "blocks": {"proposed": record.proposed, "kept": len(parse_text(record.text).blocks)},
+        **record.details,
     }
 
 
@@ -112,6 +114,7 @@ def _rejected(rejection: Rejection) -> dict[str, Any]:
         "message": rejection.message,
         "span": rejection.span,
         "findings": [finding.row() for finding in rejection.findings],
+        **rejection.details,
     }
 
 

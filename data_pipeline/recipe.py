@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sglang_multiverse.lexer import lex
 
 from .gates import CURATION, GateOptions
+from .sampling.options import Draws
 from .teacher.call import Sampling, digest
 from .teacher.prompt import Prompts
 
@@ -23,6 +24,7 @@ STAGE_VERSIONS = {
     "rewrite": "2",
     "judge": "1",
     "assemble": "1",
+    "sample": "1",
 }
 
 
@@ -64,6 +66,7 @@ class Recipe:
         judge: ask the model whether each path can stand without its siblings.
         benefit: undo blocks that do not shorten the critical path by more than this many tokens;
             None leaves them, as the published data does.
+        draws: answers are drawn from the model instead, see :mod:`.sampling`.
         count_tokens, tokenizer: the counter of the benefit gate and of parallelism, and its name.
     """
 
@@ -77,6 +80,7 @@ class Recipe:
     right_answers: bool = False
     judge: bool = False
     benefit: int | None = None
+    draws: Draws | None = None
     count_tokens: Callable[[str], int] = count_pieces
     tokenizer: str = "pieces"
 
@@ -98,6 +102,7 @@ class Recipe:
             "judge": self.judge,
             "benefit": self.benefit,
             "tokenizer": self.tokenizer,
+            **({"draws": self.draws.row()} if self.draws is not None else {}),
         }
 
     @cached_property

@@ -44,6 +44,7 @@ class Record:
         proposed: outermost blocks of the draft.
         passages: the source in pieces, one for each outermost group or block of ``text``.
         notes: findings that were accepted: what was kept as drafted or undone.
+        details: what else the store is to keep of it, as JSON.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Record:
     proposed: int = 0
     passages: tuple[str | Passage, ...] = ()
     notes: tuple[Finding, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -78,6 +80,7 @@ class Rejection:
     message: str
     span: tuple[int, int] | None = None
     findings: tuple[Finding, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, stage: str, findings: list[Finding]) -> Rejection:

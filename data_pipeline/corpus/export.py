@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,17 @@ def rows(store: Store, summary: Summary, measure: Measure) -> Iterator[dict[str,
         calls = store.accounts([key for outcome in accepted for key in outcome.keys])
         for outcome in accepted:
             paid = [calls[key] for key in outcome.keys]
-            yield _row(outcome, columns[outcome.item], paid, summary, measure)
+            for one in _texts(outcome):
+                yield _row(one, columns[outcome.item], paid, summary, measure)
+
+
+def _texts(outcome: Outcome) -> Iterator[Outcome]:
+    """``outcome`` for each of its texts, of which a sampled one may have several."""
+    result = outcome.result or {}
+    texts = result.get("texts") or [result["text"]]
+    for number, text in enumerate(texts):
+        item = outcome.item if number == 0 else f"{outcome.item}-{number + 1}"
+        yield replace(outcome, item=item, result={**result, "text": text})
 
 
 def _row(
@@ -162,7 +173,7 @@ def _row(
     document = parse_text(text)
     thought = Document(answer=document.thought or [])
     sequential = serialise(flatten(thought))
-    chain = published["deepseek_thinking_trajectory"] or ""
+    chain = published.get("deepseek_thinking_trajectory") or ""
     measured = measure(text)
     return {
         **{name: published.get(name) for name in SOURCE_COLUMNS},
@@ -170,7 +181,9 @@ def _row(
             Document(thought=document.thought)
         ).rstrip("\n"),
         "deepseek_thinking_trajectory_sequential": sequential,
-        "distance": Levenshtein.normalized_distance(_plain(chain), _plain(sequential)),
+        "distance": (
+            Levenshtein.normalized_distance(_plain(chain), _plain(sequential)) if chain else None
+        ),
         "id": outcome.item,
         "run": summary.run,
         "text": text,

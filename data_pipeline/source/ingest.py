@@ -85,6 +85,9 @@ def read_record(row: Any, number: int, source: Source) -> Record | Skipped:
     columns = source.columns
     texts: dict[str, str] = {}
     for role, name in (("question", columns.question), ("chain", columns.chain)):
+        if name is None:  # answers are drawn: there is none
+            texts[role] = ""
+            continue
         value = row.get(name)
         if not isinstance(value, str) or not value.strip():
             what = "is missing" if value is None else "holds no text"

@@ -156,7 +156,10 @@ def _running(name: str, server: ServerOf, say: Say) -> Iterator[tuple[Endpoint, 
         assert server.serve is not None
         place = SHIPPED.get(server.serve, server.serve)
         say(f"{name}: starting {place}")
-        with Server(place, flags=server.flags, plugin=server.plugin) as started:
+        flags = list(server.flags)
+        if "--served-model-name" not in flags:
+            flags += ["--served-model-name", server.serve if server.serve in SHIPPED else name]
+        with Server(place, flags=flags, plugin=server.plugin) as started:
             yield started, _about(started, server)
     except ServerError as error:
         raise SuiteError(f"server {name!r}: {error}") from error
@@ -198,13 +201,13 @@ def _about(endpoint: Endpoint, server: ServerOf) -> dict[str, Any]:
         "disable_radix_cache",
         "speculative_algorithm",
         "enable_deterministic_inference",
-        "random_seed",
     )
+    shipped = {"model_path": f"{server.serve} (ships)"} if server.serve in SHIPPED else {}
     return {
         "plugin_version": __version__,
         "plugin": server.plugin,
         "revision": server.revision,
         "gpu": server.gpu or _gpu(endpoint),
         "flags": list(server.flags),
-        "server_info": {key: said[key] for key in wanted if said.get(key) is not None},
+        "server_info": {key: said[key] for key in wanted if said.get(key) is not None} | shipped,
     }

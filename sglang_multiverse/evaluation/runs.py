@@ -111,13 +111,20 @@ def _arm(log: EvalLog) -> Arm | None:
         "model": model,
         "packages": spec.packages,
         "created": spec.created,
-        "sampling": spec.model_generate_config.model_dump(exclude_none=True),
+        "sampling": _sampling(log),
         "epochs": spec.config.epochs,
         "status": log.status,
         "task_args": spec.task_args,
     }
     runs = tuple(_run(sample) for sample in log.samples)
     return Arm(name, task, mode, budget, model, runs, about)
+
+
+def _sampling(log: EvalLog) -> dict[str, Any]:
+    """How the model was to sample, without what is no sampling."""
+    config = log.plan.config.model_dump(exclude_none=True)
+    names = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty")
+    return {name: config[name] for name in names if name in config}
 
 
 def _run(sample: EvalSample) -> Run:

@@ -1,0 +1,1 @@
+"""Self-distillation: a served model's own answers, gated, and the best of them chosen."""

@@ -1,0 +1,294 @@
+"""Starting a run of the data pipeline from the command line, and saying how it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .refusal import fail, need, need_file
+
+if TYPE_CHECKING:
+    from ..data_pipeline.config import Config
+    from ..data_pipeline.estimate import Estimate
+    from ..data_pipeline.pipeline import Finished, Progress, Run
+    from ..data_pipeline.recipe import Recipe
+    from ..data_pipeline.source.ingest import Ingested
+
+StoreOption = Annotated[
+    Path, typer.Option("--store", help="The SQLite file that holds every call and outcome.")
+]
+STORE = Path("curation.sqlite")
+
+
+def installed() -> None:
+    """Say what to install where the extra is missing."""
+    need("data", "openai", "stamina", "rapidfuzz", "datasets")
+
+
+class Start:
+    """A configuration read and its source with it; what is wrong with either ends the command.
+
+    Args:
+        config: a YAML file, or the name of one that ships.
+        overrides: dotted names to values, see :func:`..data_pipeline.config.load`.
+        files: read instead of the source that the file names.
+        record: folder for cassettes of every item's replies.
+        sampling: answers are drawn, with the defaults where the file says nothing of it.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        overrides: dict[str, Any],
+        files: list[Path],
+        store: Path,
+        *,
+        dry_run: bool = False,
+        record: Path | None = None,
+        sampling: bool = False,
+    ):
+        for one in files:
+            need_file(one)
+        from ..data_pipeline import config as configs
+
+        if files:
+            overrides = {**overrides, "source.files": [str(path) for path in files]}
+        if sampling:
+            overrides = {"sample": {}, **overrides}
+        try:
+            self.loaded = configs.load(config, overrides, drop=("source.dataset",) if files else ())
+            self.recipe = self.loaded.recipe()
+        except configs.ConfigError as error:
+            fail(error)
+        self.store, self.dry_run, self.record = store, dry_run, record
+
+    def run(self) -> None:
+        """Run, or say what a run would do. Ends the command with exit code 1 where an item is
+        neither accepted nor rejected."""
+        from ..data_pipeline.config import ConfigError
+        from ..data_pipeline.source.ingest import IngestError, ingest
+
+        try:
+            ingested = ingest(self.loaded.source)
+            if self.dry_run:
+                _dry_run(self.loaded, self.recipe, ingested, self.store)
+                return
+            endpoint = self.loaded.endpoint.build()
+        except (ConfigError, IngestError) as error:
+            fail(error)
+        finished = _run(self.loaded, self.recipe, ingested, self.store, endpoint, self.record)
+        _say_end(finished)
+        if finished.end != "complete" or finished.progress.errors:
+            raise typer.Exit(1)
+
+
+def _say_end(finished: Finished) -> None:
+    progress = finished.progress
+    typer.echo(
+        f"{progress.accepted:,} accepted, {progress.rejected:,} rejected, "
+        f"{progress.errors:,} failed, {progress.total - progress.settled - progress.errors:,} "
+        f"pending of {progress.total:,}"
+    )
+    if finished.end == "stopped":
+        typer.echo("stopped; the same command goes on from here", err=True)
+    elif finished.end != "complete":
+        typer.echo(f"ended early: {finished.reason}", err=True)
+    elif progress.errors:
+        typer.echo(
+            "the same command tries the failed items again; `multiverse curate status` says why "
+            "they failed",
+            err=True,
+        )
+
+
+def _dry_run(loaded: Config, recipe: Recipe, ingested: Ingested, path: Path) -> None:
+    from ..data_pipeline.estimate import estimate
+    from ..data_pipeline.pipeline import run_name
+    from ..data_pipeline.store.store import Store, StoreError
+
+    pending = ingested.records
+    if path.exists():
+        try:
+            with Store(path) as store:
+                statuses = store.statuses(run_name(recipe, ingested.identity))
+                done = {item for item, status in statuses if status != "error"}
+        except StoreError as error:
+            fail(error)
+        pending = [one for one in pending if one.id not in done]
+    _say_source(ingested)
+    _say_estimate(estimate(pending, recipe, loaded.price_list()), loaded)
+
+
+def _say_source(ingested: Ingested) -> None:
+    reasons = ", ".join(f"{code} ×{n}" for code, n in ingested.reasons.most_common())
+    typer.echo(
+        f"{len(ingested.records):,} items"
+        + (f"; {len(ingested.skipped):,} rows left out ({reasons})" if ingested.skipped else "")
+    )
+
+
+def _say_estimate(found: Estimate, loaded: Config) -> None:
+    prices = loaded.price_list()
+    priced = bool(prices.input or prices.output)
+    cost = f", {found.cost:,.2f} {prices.currency}" if priced else ""
+    worst = f", {found.worst_cost:,.2f} {prices.currency}" if priced else ""
+    typer.echo(
+        f"to do: {found.items:,} items, about {found.calls:,.0f} calls, "
+        f"{found.usage.input:,} tokens in and {found.usage.output:,} out{cost}, by length, without "
+        "repairs and without a teacher's hidden reasoning"
+    )
+    typer.echo(
+        f"at most: {found.worst_calls:,.0f} calls, {found.worst_tokens:,} tokens{worst}, were "
+        f"every task given {loaded.attempts} times and every reply {loaded.sampling.max_tokens:,} "
+        "tokens long"
+    )
+    if not priced:
+        typer.echo("no cost: `prices` is empty; fill it in from the provider's price list")
+
+
+def _run(
+    loaded: Config,
+    recipe: Recipe,
+    ingested: Ingested,
+    path: Path,
+    endpoint: Any,
+    record: Path | None,
+) -> Finished:
+    from ..data_pipeline.pipeline import Run
+    from ..data_pipeline.store.store import Store, StoreError, store_error
+    from ..data_pipeline.teacher.caller import StoredCaller, preflight
+    from ..data_pipeline.teacher.cassette import record_cassettes
+    from ..data_pipeline.teacher.transport import Transport
+
+    _say_source(ingested)
+    about = {
+        **loaded.about(),
+        "skipped": dict(ingested.reasons),
+    }
+
+    async def go(store: Store) -> Finished:
+        async with Transport(endpoint, loaded.price_list()) as transport:
+            first = preflight(recipe.model, recipe.sampling)
+            caller = StoredCaller(store, transport, loaded.limits(), first)
+            show = _Display(loaded.prices.currency, caller)
+            one = Run(
+                ingested.records,
+                recipe,
+                store,
+                caller,
+                workers=endpoint.concurrency + 8,
+                source=ingested.identity,
+                about=about,
+                observe=show.update,
+            )
+            with show:
+                return await _interruptible(one)
+
+    try:
+        with Store(path) as store:
+            finished = asyncio.run(go(store))
+            if record is not None:
+                written = record_cassettes(
+                    store, ingested.records, record, secrets=[endpoint.api_key]
+                )
+                typer.echo(f"{len(written):,} cassettes in {record}")
+    except StoreError as error:
+        fail(error)
+    except sqlite3.Error as error:
+        fail(store_error(path, error))
+    except asyncio.CancelledError:
+        typer.echo("stopped; requests in flight were dropped and may have been charged", err=True)
+        raise typer.Exit(1) from None
+    return finished
+
+
+async def _interruptible(run: Run) -> Finished:
+    """Run; the first interrupt ends it gently, the second at once."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+
+    def interrupt() -> None:
+        if run.caller.stopping.is_set():
+            task.cancel()
+            return
+        typer.echo("\nending after the calls in flight; Ctrl-C again drops them", err=True)
+        run.stop()
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, interrupt)
+    try:
+        return await run.run()
+    finally:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(name)
+
+
+class _Display:
+    """A progress bar with time left, cost and reject rate."""
+
+    def __init__(self, currency: str, caller: Any):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._caller = caller
+        self._currency = currency
+        self._bar = Bar(
+            TextColumn("curating"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(file=sys.stderr),
+        )
+        self._task = self._bar.add_task("", total=None, note="")
+        self._retries = 0
+
+    def __enter__(self) -> _Display:
+        from stamina.instrumentation import set_on_retry_hooks
+
+        set_on_retry_hooks([self._retried])  # instead of a log line for each
+        self._bar.start()
+        return self
+
+    def _retried(self, details: object) -> None:
+        self._retries += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._bar.stop()
+
+    def update(self, progress: Progress) -> None:
+        tally = self._caller.tally
+        cost = f" · {tally.cost:,.2f} {self._currency}" if tally.cost else ""
+        failed = f" · {progress.errors} failed" if progress.errors else ""
+        retried = f" · {self._retries:,} retries" if self._retries else ""
+        self._bar.update(
+            self._task,
+            total=progress.total,
+            completed=progress.settled + progress.errors,
+            note=f"{progress.reject_rate:.0%} rejected · {tally.sent:,} calls · "
+            f"{tally.tokens:,} tokens{cost}{retried}{failed}",
+        )
+
+
+def with_store(path: Path, use: Callable[[Any], None]) -> None:
+    """Call ``use`` with the store in ``path``; what is wrong with it ends the command."""
+    from ..data_pipeline.store.store import Store, StoreError, store_error
+
+    if not path.exists():
+        fail(f"no store {path}; `multiverse curate run` makes one, --store names another")
+    try:
+        with Store(path) as store:
+            use(store)
+    except (StoreError, OSError) as error:
+        fail(error)
+    except sqlite3.Error as error:
+        fail(store_error(path, error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -94,16 +95,15 @@ def _body(
     yield f"\n# {card['name']}\n"
     yield (
         f"{len(corpus):,} reasoning traces whose independent parts are written as parallel blocks, "
-        f"made of sequential chains by sglang-multiverse (run `{summary.run}`).\n"
+        f"made by sglang-multiverse (run `{summary.run}`).\n"
     )
     yield "## Source\n"
     yield f"{_source(about['source'])}\n"
     yield f"Licence of the source: {card['source_license'] or 'not stated here; see the source'}.\n"
     yield "## Generator\n"
     yield (
-        f"`{recipe['model']}` at {about['base_url']}, sampling {recipe['sampling']}. It outlined "
-        "the chains, wrote goals and conclusions, and rewrote the text of the paths. Text outside "
-        "the blocks is the source's, to the letter.\n"
+        f"`{recipe['model']}` at {about['base_url']}, sampling {recipe['sampling']}. "
+        f"{_what_it_did(recipe)}\n"
     )
     yield f"Terms of the generator: {card['terms'] or 'not stated; fill in `card.terms`.'}\n"
     yield f"Licence of this dataset: {card['license'] or 'not stated; fill in `card.license`.'}\n"
@@ -111,10 +111,8 @@ def _body(
     counts = summary.by_status
     done = counts["accepted"] + counts["rejected"]
     yield (
-        f"Of {done:,} chains {counts['accepted']:,} ({counts['accepted'] / done:.1%}) passed every "
-        "gate: grammar and numbering, coverage of the source's sentences, edit distance to the "
-        "source overall and per window, the final answer, independence of the paths by their "
-        "wording. "
+        f"Of {done:,} items {counts['accepted']:,} ({counts['accepted'] / done:.1%}) passed every "
+        f"gate: {_gates(recipe)}. "
         "`report/report.md` counts the rejections. No gate judges whether the reasoning is right.\n"
     )
     yield "## Statistics\n"
@@ -128,7 +126,13 @@ def _body(
         yield f"![{figure.stem}](figures/{figure.name})"
     yield "\n## Columns\n"
     yield from table(("column", "content"), [(f"`{name}`", what) for name, what in _SCHEMA])
-    if mixed:
+    if mixed and recipe.get("draws"):
+        yield "## For training\n"
+        yield (
+            "The configuration `mixed` holds prompt and completion in conversational form, every "
+            "trace once, after the prompt it was drawn with.\n"
+        )
+    elif mixed:
         yield "## Training mixture\n"
         yield (
             "The configuration `mixed` holds prompt and completion in conversational form, eight "
@@ -136,6 +140,36 @@ def _body(
             "1), every trace four times in each form. The order of the rows is the curriculum: "
             "train on it unshuffled and unpacked.\n"
         )
+
+
+def _what_it_did(recipe: dict[str, Any]) -> str:
+    draws = recipe.get("draws")
+    if draws is None:
+        return (
+            "It outlined the chains, wrote goals and conclusions, and rewrote the text of the "
+            "paths. Text outside the blocks is the source's, to the letter."
+        )
+    which = {
+        "shortest": "the right one with the shortest critical path is kept",
+        "parallel": "the most parallel right one is kept",
+        "all": "all right ones are kept",
+    }
+    return (
+        f"The traces are its own answers: {draws['n']} to each question, asked in the "
+        f"{draws['mode']} mode, of which {which[draws['choose']]}."
+    )
+
+
+def _gates(recipe: dict[str, Any]) -> str:
+    if recipe.get("draws"):
+        return (
+            "grammar and numbering, the final answer against the source's, independence of the "
+            "paths by their wording"
+        )
+    return (
+        "grammar and numbering, coverage of the source's sentences, edit distance to the source "
+        "overall and per window, the final answer, independence of the paths by their wording"
+    )
 
 
 def _source(source: dict[str, Any]) -> str:
@@ -167,7 +201,9 @@ def _statistics(corpus: Sequence[dict[str, Any]]) -> Iterator[str]:
     )
     body = []
     for name in columns:
-        values = [float(row[name]) for row in corpus]
+        values = [value for row in corpus if not math.isnan(value := float(row[name]))]
+        if not values:
+            continue
         cells = (fmean(values), median(values), min(values), max(values))
         body.append((name, *(f"{value:,.4g}" for value in cells)))
     yield from table(("", "mean", "median", "least", "most"), body)

@@ -22,7 +22,7 @@ from sglang_multiverse.structure import parse
 from sglang_multiverse.text import Document, encodable, parse_text, serialise
 
 from ..store.store import Outcome, Store
-from .mixture import Example, mixture
+from .mixture import Example, as_drawn, mixture
 from .shards import write_shards
 from .spool import Measures, Spool
 from .summary import Summary, summarise
@@ -279,7 +279,8 @@ def _write(
 
         written = write_shards(seen(), folder / "data", corpus_schema())
         if curriculum:
-            mixed = mixture(spool, seed=seed)
+            draws = summary.about["recipe"].get("draws")
+            mixed = as_drawn(spool, draws["mode"]) if draws else mixture(spool, seed=seed)
             written += write_shards(mixed, folder / "mixed", mixed_schema())
     written += write_report(store, folder / "report", summary.run)
     written += write_card(summary, measures, folder, counted, mixed=curriculum, plots=plots)

@@ -29,6 +29,14 @@ class Example:
         }
 
 
+def as_drawn(examples: Sequence[Example], mode: str) -> Iterator[dict[str, Any]]:
+    """Every item once, after the prompt it was drawn with: one stage, in any order."""
+    parallel = mode == "parallel"
+    for example in examples:
+        row = example.row(parallel=parallel)
+        yield {**row, "id": example.id, "stage": 0, "parallel": parallel}
+
+
 def mixture(examples: Sequence[Example], *, seed: int = 0) -> Iterator[dict[str, Any]]:
     """The rows of all stages in training order; do not shuffle them.
 

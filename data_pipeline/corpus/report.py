@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..sampling.tally import lines, tally
 from ..store.store import Store
 from .summary import Summary, summarise
 
@@ -62,6 +63,8 @@ def write_report(store: Store, folder: Path, run: str | None = None) -> list[Pat
     folder.mkdir(parents=True, exist_ok=True)
     as_json, as_text = folder / "report.json", folder / "report.md"
     row = report_row(summary)
+    if summary.about["recipe"].get("draws"):
+        row["samples"] = tally(store.each_outcome(summary.run))
     as_json.write_text(json.dumps(row, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     as_text.write_text("\n".join(_markdown(summary, row)) + "\n", encoding="utf-8")
     return [as_json, as_text]
@@ -86,6 +89,11 @@ def _markdown(summary: Summary, row: dict[str, Any]) -> Iterator[str]:
             )
         ],
     )
+    if row.get("samples"):
+        yield "## Answers drawn"
+        yield ""
+        yield from (f"- {line}" for line in lines(row["samples"]))
+        yield ""
     if row["skipped_rows"]:
         yield "Rows of the source left out before any call:"
         yield ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
@@ -54,7 +55,7 @@ class Spool(Sequence[Example]):
 
 class Measures(Sequence[dict[str, Any]]):
     """The numbers of rows without their texts, some bytes each: what statistics and figures are
-    made of."""
+    made of. A number that a row lacks is nan."""
 
     def __init__(self, columns: Sequence[str]):
         self._columns = {name: array("d") for name in columns}
@@ -62,7 +63,7 @@ class Measures(Sequence[dict[str, Any]]):
     def put(self, row: dict[str, Any]) -> None:
         """Add those of ``row``."""
         for name, values in self._columns.items():
-            values.append(row[name])
+            values.append(math.nan if row[name] is None else row[name])
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))

@@ -139,6 +139,13 @@ def _say_estimate(found: Estimate, loaded: Config) -> None:
     priced = bool(prices.input or prices.output)
     cost = f", {found.cost:,.2f} {prices.currency}" if priced else ""
     worst = f", {found.worst_cost:,.2f} {prices.currency}" if priced else ""
+    if loaded.sample is not None:
+        typer.echo(
+            f"to do: {found.items:,} questions, {found.calls:,.0f} answers, at most "
+            f"{found.worst_tokens:,} tokens{worst}, were every answer "
+            f"{loaded.sampling.max_tokens:,} tokens long"
+        )
+        return
     typer.echo(
         f"to do: {found.items:,} items, about {found.calls:,.0f} calls, "
         f"{found.usage.input:,} tokens in and {found.usage.output:,} out{cost}, by length, without "

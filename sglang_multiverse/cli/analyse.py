@@ -8,14 +8,17 @@ from typing import Annotated
 
 import typer
 
+from ..corpus import TEXT, BadRow
 from . import analyse_llm
 from .analyse_options import (
+    FailOnOption,
     JsonOption,
     SeedOption,
     console,
     parser,
     usable_rows,
 )
+from .ending import FailOn, end
 from .refusal import fail, need, need_file
 
 app = typer.Typer(
@@ -29,12 +32,14 @@ app = typer.Typer(
 
 @app.command("parallelism")
 def parallelism(
-    file: Annotated[Path, typer.Argument(help="JSON lines, JSON or parquet.")],
+    file: Annotated[
+        str, typer.Argument(help="JSON lines, JSON or parquet; `-` is standard input.")
+    ],
     text: Annotated[
         str | None,
         typer.Option(
             help="Column of the text [default: the first there is of "
-            "`deepseek_thinking_trajectory_parallel`, `output`, `text`, `completion`]."
+            "`deepseek_thinking_trajectory_parallel`, `output`, `text`, `completion`].",
         ),
     ] = None,
     tokenizer: Annotated[
@@ -46,12 +51,16 @@ def parallelism(
         ),
     ] = None,
     seed: SeedOption = 0,
+    fail_on: FailOnOption = FailOn.unreadable,
     as_json: JsonOption = False,
 ) -> None:
     """How parallel a corpus is: degree and net parallelism, blocks, branches, depth, sizes, and
     how many blocks shorten the critical path. Needs no model.
 
-    Rows that hold no text are reported with their number; the exit code is then 1.
+    Rows that hold no text are reported with their number.
+
+    Exit code 0: analysed. 1: what --fail-on names was found. 2: the file cannot be read, or holds
+    no text at all.
     """
     need_file(file)
     from ..data_pipeline.analyses import rows
@@ -60,24 +69,24 @@ def parallelism(
     try:
         parse, named = parser(tokenizer)
         statistics = Statistics(named, seed)
-        for row in rows.read(file, rows.TRACE, column=text):
-            if isinstance(row, rows.BadRow):
+        for row in rows.read(file, TEXT, column=text):
+            if isinstance(row, BadRow):
                 statistics.bad_rows += 1
                 typer.echo(f"error: {row}", err=True)
             else:
                 statistics.traces.append(measure(parse(row.text)))
     except (OSError, ValueError) as error:
         fail(error)
-    if not statistics.traces and not statistics.bad_rows:
-        fail(f"{file} holds no row")
+    if not statistics.traces:
+        end(file, 0, statistics.bad_rows, failed=False)
     if as_json:
         typer.echo(json.dumps(statistics.row()))
     else:
         from ..data_pipeline.analyses.tables import show_parallelism
 
         show_parallelism(console(), statistics.row())
-    if statistics.bad_rows:
-        raise typer.Exit(1)
+    bad = statistics.bad_rows
+    end(file, len(statistics.traces), bad, failed=fail_on is FailOn.unreadable and bool(bad))
 
 
 app.command("implicit")(analyse_llm.implicit)
@@ -87,7 +96,7 @@ app.command("prompting")(analyse_llm.prompting)
 @app.command("probing")
 def probing(
     file: Annotated[
-        Path, typer.Argument(help="Texts with blocks, and their questions: JSON lines or parquet.")
+        str, typer.Argument(help="Texts with blocks, and their questions: JSON lines or parquet.")
     ],
     model: Annotated[
         Path, typer.Option("--model", metavar="DIR", help="Folder with a model and its tokenizer.")
@@ -126,11 +135,10 @@ def probing(
     need("data", "sklearn")
     need_file(file)
     from ..data_pipeline.analyses import probing as analysis
-    from ..data_pipeline.analyses import rows
     from ..data_pipeline.analyses.states import StatesError
     from ..data_pipeline.analyses.tables import show_probing
 
-    found, _ = usable_rows(file, rows.TRACE, text, question, limit)
+    found, _ = usable_rows(file, TEXT, text, question, limit)
     if device not in (None, "cpu", "cuda"):
         fail(f"--device {device}: cpu or cuda")
     try:

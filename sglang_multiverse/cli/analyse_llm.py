@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..corpus import CHAIN, QUESTION
 from .analyse_options import JsonOption, SeedOption, console, parser, usable_rows
 from .refusal import fail, need, need_file
 
@@ -58,7 +59,7 @@ QuestionOption = Annotated[str | None, typer.Option("--question", help="Column o
 
 def implicit(
     file: Annotated[
-        Path | None, typer.Argument(help="Sequential chains: JSON lines, JSON or parquet.")
+        str | None, typer.Argument(help="Sequential chains: JSON lines, JSON or parquet.")
     ] = None,
     base_url: BaseUrlOption = None,
     model: ModelOption = None,
@@ -112,7 +113,7 @@ def implicit(
         fail("give a file of chains to analyse, or --import files that humans have judged")
     need_file(file)
     from ..data_pipeline.analyses import implicit as analysis
-    from ..data_pipeline.analyses import rows, tables, verification
+    from ..data_pipeline.analyses import tables, verification
 
     given = _session(
         base_url,
@@ -126,7 +127,7 @@ def implicit(
         (budget_tokens, budget_cost),
         store,
     )
-    found, bad = usable_rows(file, rows.CHAIN, text, question, limit)
+    found, bad = usable_rows(file, CHAIN, text, question, limit)
     told = analysis.recipe(given.endpoint.model, given.sampling, attempts)
     if dry_run:
         _dry_run(
@@ -157,7 +158,7 @@ def implicit(
 
 
 def prompting(
-    file: Annotated[Path, typer.Argument(help="Questions: JSON lines, JSON or parquet.")],
+    file: Annotated[str, typer.Argument(help="Questions: JSON lines, JSON or parquet.")],
     base_url: BaseUrlOption = None,
     model: ModelOption = None,
     samples: Annotated[int, typer.Option(min=1, help="Replies to each question.")] = 1,
@@ -194,7 +195,7 @@ def prompting(
     need("data", "openai", "stamina", "pydantic", "rapidfuzz")
     need_file(file)
     from ..data_pipeline.analyses import prompting as analysis
-    from ..data_pipeline.analyses import rows, tables
+    from ..data_pipeline.analyses import tables
 
     given = _session(
         base_url,
@@ -212,7 +213,7 @@ def prompting(
         parse, named = parser(tokenizer)
     except (OSError, ValueError) as error:
         fail(error)
-    found, bad = usable_rows(file, rows.QUESTION, text, None, limit)
+    found, bad = usable_rows(file, QUESTION, text, None, limit)
     prompt = analysis.directive()
 
     def begin(row: Row, numbers: Iterable[int]) -> Any:

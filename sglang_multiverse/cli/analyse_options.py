@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..corpus import BadRow, CorpusError
+from .ending import FailOn, end
 from .refusal import fail
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from ..structure import Trace
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
+FailOnOption = Annotated[FailOn, typer.Option(help="What makes the exit code 1.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
 
 
@@ -48,7 +51,7 @@ def parser(folder: Path | None) -> tuple[Callable[[str], Trace], str]:
 
 
 def usable_rows(
-    file: Path,
+    file: str,
     columns: tuple[str, ...],
     text: str | None,
     question: str | None,
@@ -63,14 +66,13 @@ def usable_rows(
         for row in rows.read(file, columns, column=text, question_column=question):
             if limit is not None and len(found) == limit:
                 break
-            if isinstance(row, rows.BadRow):
+            if isinstance(row, BadRow):
                 bad += 1
                 typer.echo(f"error: {row}", err=True)
                 continue
             one = rows.distinct(row, found)
             found[one.id] = one
-    except rows.RowsError as error:
+    except CorpusError as error:
         fail(error)
-    if not found:
-        fail(f"{file} holds no usable row")
+    end(file, len(found), bad, failed=False)
     return found, bad

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..corpus import BadRow
 from .refusal import need
-from .traces import BadLine, read
+from .traces import read
 
 if TYPE_CHECKING:
     from ..bench.shapes import Shape
@@ -277,7 +278,7 @@ def _shapes(files: list[Path] | None, texts: int, tokens: int) -> list[Shape]:
     found: list[Shape] = []
     for file in files or ():
         for entry in read(str(file)):
-            if isinstance(entry, BadLine):
+            if isinstance(entry, BadRow):
                 raise typer.BadParameter(str(entry))
             shape = of_trace(entry.text)
             if shape is not None and len(found) < texts:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .corpus import ANSWER_FIELDS, SOURCE_FIELDS, TEXT_FIELDS, Fields, Item, read_corpus
-from .traces import BadLine
+from ..corpus import TEXT, BadRow
+from .corpus import ANSWER_FIELDS, SOURCE_FIELDS, Fields, Item, read_corpus
+from .ending import end
+from .refusal import fail
 
 if TYPE_CHECKING:
     from ..data_pipeline.finding import Finding
@@ -35,7 +37,7 @@ def command(
     file: Annotated[
         str,
         typer.Argument(
-            help="JSON lines (`-` for standard input) or, with the suffix .parquet, parquet."
+            help="JSON lines, JSON or parquet, by the suffix; `-` is standard input, JSON lines."
         ),
     ],
     as_json: Annotated[
@@ -45,7 +47,7 @@ def command(
         ),
     ] = False,
     text: Annotated[
-        str | None, typer.Option(help=f"Field of the text [default: first of {TEXT_FIELDS}].")
+        str | None, typer.Option(help=f"Field of the text [default: first of {TEXT}].")
     ] = None,
     source: Annotated[
         str | None,
@@ -118,7 +120,7 @@ def command(
     try:
         count = counter(tokenizer)[0] if benefit is not None else None
         for item in read_corpus(file, Fields(text, source, answer)):
-            if isinstance(item, BadLine):
+            if isinstance(item, BadRow):
                 typer.echo(f"error: {item}", err=True)
                 row = report.bad_line(item)
             else:
@@ -131,17 +133,12 @@ def command(
     except BrokenPipeError:  # the reader has seen enough; an OSError, but no fault of the file
         raise
     except (OSError, ValueError, EquivalenceError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    if not report.texts:
-        what = "no line that holds a text" if report.bad else "no line"
-        typer.echo(f"error: {file} holds {what}", err=True)
-        raise typer.Exit(2)
-    if not as_json:
+        fail(error)
+    if report.texts and not as_json:
         _show(report)
     rejected = report.texts - report.accepted + report.bad
-    if {FailOn.rejected: rejected, FailOn.unreadable: report.bad}.get(fail_on):
-        raise typer.Exit(1)
+    failing = {FailOn.rejected: rejected, FailOn.unreadable: report.bad}
+    end(file, report.texts, report.bad, failed=bool(failing.get(fail_on)))
 
 
 @dataclass
@@ -172,11 +169,11 @@ class Report:
             "findings": [finding.row() for finding in findings],
         }
 
-    def bad_line(self, line: BadLine) -> dict[str, Any]:
+    def bad_line(self, line: BadRow) -> dict[str, Any]:
         """Count a line that holds no text; gives its row."""
         self.bad += 1
         return {
-            "id": f"line {line.line}",
+            "id": f"line {line.row}",
             "accepted": False,
             "codes": ["bad-line"],
             "gates": {},

@@ -7,20 +7,31 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..corpus import TEXT, BadRow
 from ..dialect import Dialect
 from ..lexer import encode, lex
 from ..parallelism import Parallelism, parallelism
 from ..structure import Trace, parse
-from .refusal import need_file
-from .traces import BadLine, TraceText, read
+from .ending import end
+from .refusal import fail, need_file
+from .traces import TraceText, read
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+class FailOn(StrEnum):
+    """What makes the exit code 1."""
+
+    nothing = "nothing"
+    unreadable = "unreadable"
+    malformed = "malformed"
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,8 @@ class Inspected:
 
 def command(
     file: Annotated[
-        str, typer.Argument(help="JSON lines, a plain text, or `-` for standard input.")
+        str,
+        typer.Argument(help="JSON lines, JSON, parquet, a plain text, or `-` for standard input."),
     ],
     tokenizer: Annotated[
         Path | None,
@@ -68,32 +80,41 @@ def command(
     ] = False,
     field: Annotated[
         str | None,
-        typer.Option(help="The field that holds the text [default: `output`, else `text`]."),
+        typer.Option(
+            "--text", "--field", help=f"Field of the text [default: the first there is of {TEXT}]."
+        ),
     ] = None,
     tree: Annotated[
         bool, typer.Option("--tree", help="Show every trace as a tree, not a table.")
     ] = False,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="What makes the exit code 1: malformed takes in unreadable.")
+    ] = FailOn.unreadable,
 ) -> None:
     """Show the structure and the parallelism of traces.
 
     *well formed* means complete and in canonical form: strict parsing finds no issue. A trace cut
     at a length limit is therefore not well formed, whatever its blocks are like.
 
-    Lines that hold no trace are reported with their number, the rest is shown, and the exit code
-    is 1.
+    Rows that hold no trace are reported with their number, and the rest is shown.
+
+    Exit code 0: shown. 1: what --fail-on names was found. 2: the file cannot be read, or holds no
+    trace at all.
     """
     need_file(file)
     try:
         examine = examiner(tokenizer)
         entries = read(file, field)
-        bad = 0
+        bad = shown = malformed = 0
         inspected: list[Inspected] = []
         for entry in entries:
-            if isinstance(entry, BadLine):
+            if isinstance(entry, BadRow):
                 bad += 1
                 typer.echo(f"error: {entry}", err=True)
                 continue
             one = examine(entry)
+            shown += 1
+            malformed += not one.trace.well_formed
             if as_json:
                 typer.echo(json.dumps(one.row()))
             else:
@@ -101,12 +122,11 @@ def command(
     except BrokenPipeError:  # the reader has seen enough; an OSError, but no fault of the file
         raise
     except (OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        fail(error)
     if inspected:
         _show(inspected, pieces=tokenizer is None, tree=tree or len(inspected) == 1)
-    if bad:
-        raise typer.Exit(1)
+    failing = {FailOn.unreadable: bad, FailOn.malformed: bad + malformed}
+    end(file, shown, bad, failed=bool(failing.get(fail_on)))
 
 
 def examiner(folder: Path | None) -> Callable[[TraceText], Inspected]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..corpus import BadRow
 from ..text import encodable
 from ..view.plain import line
-from .traces import BadLine, TraceText, content, read_bytes
+from .traces import TraceText, content, read_bytes
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ def choose(path: str, field: str | None = None, wanted: str | None = None) -> Tr
         ValueError: there is no such trace; the message names those there are.
     """
     seen: list[str] = []
-    bad: BadLine | None = None
+    bad: BadRow | None = None
     for one in entries(path, content(path), field):
-        if isinstance(one, BadLine):
+        if isinstance(one, BadRow):
             bad = bad or one
         elif wanted is None or one.id == wanted:
             return one
@@ -46,7 +47,7 @@ def choose(path: str, field: str | None = None, wanted: str | None = None) -> Tr
     raise ValueError(str(bad) if bad else f"{path} holds no trace")
 
 
-def entries(path: str, raw: bytes, field: str | None) -> Iterator[TraceText | Recording | BadLine]:
+def entries(path: str, raw: bytes, field: str | None) -> Iterator[TraceText | Recording | BadRow]:
     """Every trace of a file. With a ``field`` its rows are traces and nothing else."""
     name = "stdin" if path == "-" else Path(path).name
     if field is None:
@@ -68,7 +69,7 @@ def entries(path: str, raw: bytes, field: str | None) -> Iterator[TraceText | Re
         if any(by_line):
             yield from itertools.chain.from_iterable(by_line)
             return
-    yield from read_bytes(path, raw, field)
+    yield from read_bytes(path, raw, field, "--field")
 
 
 #: What ``curl -i`` writes before an answer; more than once behind a proxy.
@@ -179,7 +180,7 @@ def _whole(sent: list[Any]) -> list[Any]:
 
 def _of_stream(
     parts: Sequence[dict[str, Any]], name: str
-) -> Iterator[TraceText | Recording | BadLine]:
+) -> Iterator[TraceText | Recording | BadRow]:
     """The answers of a recorded stream, by the index of their choice: events, or text where there
     are none. The stream may have been cut anywhere."""
     sent: dict[int, _Choice] = {}
@@ -209,7 +210,7 @@ def _of_stream(
             empty = False
             yield told
     if empty:
-        yield BadLine(name, 1, _why(parts))
+        yield BadRow(name, 1, _why(parts))
 
 
 def _why(parts: Sequence[dict[str, Any]]) -> str:

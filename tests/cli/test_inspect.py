@@ -152,7 +152,7 @@ def test_a_bad_line_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     assert [line.split(":")[2] for line in reported] == ["2", "3", "5", "6", "8"]
     assert all(line.startswith(f"error: {file}:") for line in reported)
     assert "'answer'" in reported[2]
-    assert "no field 'output' or 'text'" in reported[2]
+    assert "or 'output' or 'text'" in reported[2] and "--text" in reported[2]
     assert inspect(file).exit_code == 1
 
 
@@ -162,8 +162,9 @@ def test_the_field_can_be_named(tmp_path: Path) -> None:
     assert rows(inspect(file, "--json", "--field", "mine"))[0]["blocks"] == 1
     assert rows(inspect(file, "--json"))[0]["blocks"] == 0
     missing = inspect(file, "--json", "--field", "other")
-    assert missing.exit_code == 1
-    assert "no field 'other'; it has 'output', 'mine'" in missing.stderr
+    assert missing.exit_code == 2
+    assert "no field 'other' (it has 'output', 'mine')" in missing.stderr
+    assert "holds no row that can be used" in missing.stderr
 
 
 def test_plain_text_and_standard_input(tmp_path: Path) -> None:
@@ -180,17 +181,37 @@ def test_plain_text_and_standard_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "the file is empty"),
-        ("\n\n", "the file is empty"),
-        ("PAR1", "a Parquet file; multiverse analyse parallelism reads those"),
+        ("", "holds no row"),
+        ("\n\n", "holds no row"),
+        ("PAR1", "not JSON"),
     ],
 )
 def test_a_file_without_traces_is_an_error(content: str, reason: str, tmp_path: Path) -> None:
     file = tmp_path / "none.jsonl"
     file.write_text(content)
     result = inspect(file, "--json")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert f"{file}:1: {reason}" in result.stderr
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert reason in result.stderr
+    text = inspect("-", "--json", stdin=content)
+    assert (text.exit_code, text.stdout) == (2, "")
+
+
+def test_what_fails_a_build_can_be_chosen(tmp_path: Path) -> None:
+    file = tmp_path / "some.jsonl"
+    file.write_text(json.dumps({"output": BLOCK.replace("</Path>", "")}))
+    assert inspect(file).exit_code == 0
+    assert inspect(file, "--fail-on", "malformed").exit_code == 1
+    file.write_text(file.read_text() + "\n{")
+    assert inspect(file).exit_code == 1
+    assert inspect(file, "--fail-on", "nothing").exit_code == 0
+
+
+def test_a_completion_of_messages_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    said = [{"role": "assistant", "content": BLOCK}]
+    file.write_text(json.dumps({"prompt": "x", "completion": said}))
+    assert rows(inspect(file, "--json"))[0]["blocks"] == 1
+    assert rows(inspect(file, "--json", "--text", "completion"))[0]["blocks"] == 1
 
 
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_what_is_missing_is_named(asked: list[Any], tmp_path: Path) -> None:
     assert "give a file" in analyse(exit_code=2)
     (tmp_path / "empty.jsonl").write_text('{"a": 1}\n')
     said = analyse(tmp_path / "empty.jsonl", *endpoint, exit_code=2)
-    assert "no column" in said and "no usable row" in said
+    assert "no field" in said and "no row that can be used" in said
 
 
 def test_a_wrong_key_ends_the_run_with_the_remedy(asked: list[Any]) -> None:

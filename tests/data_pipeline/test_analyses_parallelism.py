@@ -93,8 +93,13 @@ def test_bad_rows_are_named_and_the_rest_is_measured(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"output": "fine"}\nnot json\n[1]\n{"other": 1}\n{"output": ["a"]}\n')
     said = analyse(file, exit_code=1)
-    for number, reason in ((2, "not JSON"), (3, "an object"), (4, "no column"), (5, "no text")):
-        assert f"row {number}" in said and reason in said
+    for number, reason in (
+        (2, "not JSON"),
+        (3, "a JSON object"),
+        (4, "no field"),
+        (5, "holds list"),
+    ):
+        assert f"rows.jsonl:{number}: " in said and reason in said
     assert "1 texts" in said and "4 unreadable" in said
 
 

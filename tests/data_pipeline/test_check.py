@@ -106,7 +106,7 @@ def test_strict_coverage_sees_one_sentence(tmp_path: Path) -> None:
 
 BAD: list[tuple[bytes, str]] = [
     (b"{not json", "not JSON"),
-    (b"[1, 2]", "holds list"),
+    (b"[1, 2]", "got list"),
     (b'{"chain": "x"}', "--text"),
     (b'{"text": 7}', "holds int"),
     (b'{"text": "\xff"}', "not UTF-8"),
@@ -142,7 +142,7 @@ def test_a_file_that_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
 
 def test_an_empty_file_holds_no_line(tmp_path: Path) -> None:
     result = check(write(tmp_path / "a.jsonl"))
-    assert result.exit_code == 2 and "holds no line" in result.stderr
+    assert result.exit_code == 2 and "holds no row" in result.stderr
 
 
 def test_parquet_is_read(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_it_can_gate_a_build(fail_on: str, codes: list[int], tmp_path: Path) -> 
 def test_what_cannot_be_read_as_text_at_all_is_an_error(tmp_path: Path) -> None:
     result = check(write(tmp_path / "a.jsonl", {"nothing": 1}))
     assert result.exit_code == 2
-    assert "holds no line that holds a text" in result.stderr
+    assert "holds no row that can be used" in result.stderr
 
 
 def test_real_traces_pass_against_their_own_flattened_text(traces: Rows, tmp_path: Path) -> None:

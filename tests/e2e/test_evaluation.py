@@ -70,7 +70,9 @@ def test_the_suite_of_the_tiny_model(overlap: Client, tokenizer: Any, tmp_path: 
 
 
 def test_an_answer_ends_within_its_budget(overlap: Client, tmp_path: Path) -> None:
-    arms = ArmsOf(task="tiny", data="sums", modes=("parallel", "off"), budgets=(40,), limit=4, max_tokens=600)
+    arms = ArmsOf(
+        task="tiny", data="sums", modes=("parallel", "off"), budgets=(40,), limit=4, max_tokens=600
+    )
     assert running.run(of(overlap, arms), tmp_path / "logs", lambda line: None)
     for arm in read_arms(tmp_path / "logs"):
         assert {run.outcome for run in arm.runs} == {"cut"}

@@ -1,0 +1,203 @@
+"""Rows of a corpus, for every command that reads one: JSON lines, JSON or parquet.
+
+A row that cannot be used is handed out as a :class:`BadRow` and costs nothing else; a file that
+cannot be read at all is a :class:`CorpusError`. Rows are read as they are needed.
+
+Standard library only; parquet needs pyarrow.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .extras import missing
+from .text import encodable
+
+#: Columns that may hold what is looked for, in the order they are looked at: first those of the
+#: published corpus.
+TEXT = ("deepseek_thinking_trajectory_parallel", "output", "text", "completion")
+CHAIN = ("deepseek_thinking_trajectory", "chain", "output", "text", "completion")
+QUESTION = ("question", "problem", "prompt")
+ANSWER = ("answer", "solution")
+ID = ("id", "uuid")
+
+Fields = Mapping[str, Any]
+
+
+class CorpusError(ValueError):
+    """A file that cannot be read; the message says which, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used; ``str()`` says where and why.
+
+    Attributes:
+        row: its line in a file of lines, its number from 1 in others.
+    """
+
+    source: str
+    row: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.row}: {self.reason}"
+
+
+def rows(path: str) -> Iterator[tuple[int, Fields] | BadRow]:
+    """The rows of ``path`` (``-`` is standard input, JSON lines), each with its number.
+
+    By its suffix a file is parquet (``.parquet``), JSON (``.json``: a list of objects, one object,
+    or lines all the same) or, whatever else it is called, JSON lines; what ends in ``.gz`` is
+    unpacked.
+
+    Raises:
+        CorpusError: the file cannot be read, or is no parquet though it is named so.
+    """
+    source = name_of(path)
+    try:
+        if path == "-":
+            yield from lines(_stdin(), source)
+        elif path.lower().endswith(".parquet"):
+            yield from _parquet(path)
+        else:
+            with closing(_opened(path)) as file:
+                bare = path.lower().removesuffix(".gz")
+                if bare.endswith(".json"):
+                    yield from rows_of(file.read(), source)
+                else:
+                    yield from lines(file, source)
+    except BrokenPipeError:  # of who reads what we write
+        raise
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CorpusError(f"{path}: {reason}") from error
+
+
+def rows_of(content: bytes, source: str) -> Iterator[tuple[int, Fields] | BadRow]:
+    """The rows of a file's content: one JSON value, or JSON lines."""
+    try:
+        value = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        yield from lines(io.BytesIO(content), source)
+        return
+    for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
+        yield _checked(row, source, number)
+
+
+def lines(file: Iterable[bytes], source: str) -> Iterator[tuple[int, Fields] | BadRow]:
+    """The rows of JSON lines; lines of white space count and hold none."""
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            reason = f"not UTF-8: {error.reason} at byte {error.start}; save the file as UTF-8"
+            yield BadRow(source, number, reason)
+        except (ValueError, RecursionError) as error:
+            reason = f"not JSON: {error}; every line must be one JSON object"
+            yield BadRow(source, number, reason)
+        else:
+            yield _checked(row, source, number)
+
+
+def name_of(path: str) -> str:
+    """``path`` in messages."""
+    return "stdin" if path == "-" else path
+
+
+def find(row: Fields, columns: Sequence[str], option: str) -> str:
+    """The first of ``columns`` that ``row`` has a value in.
+
+    Raises:
+        LookupError: it has none; the message names ``option``, which names another.
+    """
+    for name in columns:
+        if row.get(name) is not None:
+            return name
+    wanted = " or ".join(map(repr, columns))
+    has = ", ".join(map(repr, row)) or "none"
+    raise LookupError(f"no field {wanted} (it has {has}); name the one that it is by {option}")
+
+
+def text_of(row: Fields, columns: Sequence[str], option: str = "--text") -> str:
+    """The first text in ``columns`` of ``row``: a string, or what a list of messages says.
+
+    Raises:
+        LookupError: it has none.
+    """
+    name = find(row, columns, option)
+    for column in columns:
+        if (said := written(row.get(column))) is not None:
+            return said
+    raise LookupError(f"field {name!r} holds {type(row[name]).__name__}, not text")
+
+
+def written(value: Any) -> str | None:
+    """A text, or what a list of messages says; None of anything else."""
+    if isinstance(value, str):
+        return encodable(value)
+    if is_chat(value):
+        return encodable("\n\n".join(message["content"] for message in value))
+    return None
+
+
+def is_chat(value: Any) -> bool:
+    """Whether ``value`` is a list of messages, each with ``role`` and a ``content`` of text."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(one, dict) and isinstance(one.get("content"), str) and "role" in one
+            for one in value
+        )
+    )
+
+
+def identity(row: Fields, default: object) -> str:
+    """The row's own id, or ``default``."""
+    return encodable(str(next((row[name] for name in ID if row.get(name) is not None), default)))
+
+
+def _checked(row: Any, source: str, number: int) -> tuple[int, Fields] | BadRow:
+    if isinstance(row, dict):
+        return number, row
+    return BadRow(source, number, f"expected a JSON object, got {type(row).__name__}")
+
+
+def _stdin() -> BinaryIO:
+    if sys.stdin is None:
+        raise CorpusError("standard input is closed")
+    return sys.stdin.buffer
+
+
+def _opened(path: str) -> BinaryIO:
+    if path.lower().endswith(".gz"):
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return Path(path).open("rb")
+
+
+def _parquet(path: str) -> Iterator[tuple[int, Fields]]:
+    try:
+        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow.parquet as parquet  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise CorpusError(f"{path}: {missing('pyarrow', 'data')}") from error
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=64):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except pa.ArrowException as error:
+        raise CorpusError(f"{path}: no parquet that can be read: {error}") from error

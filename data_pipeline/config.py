@@ -152,6 +152,7 @@ class Card(_Part):
 
     name: str = "multiverse-curated"
     license: str | None = None
+    language: list[str] = Field(default=[], description="of the texts, as ISO 639-1: [en]")
     source_license: str | None = None
     terms: str | None = Field(default=None, description="the generator's terms of use")
     homepage: str | None = None

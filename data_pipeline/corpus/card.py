@@ -8,8 +8,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-import yaml
-
+from .front import front
 from .report import table
 from .summary import Summary
 
@@ -55,32 +54,11 @@ def write_card(
 ) -> list[Path]:
     """Write ``README.md`` and its figures. ``counted`` names what counted the tokens."""
     figures = _draw(corpus, folder / "figures") if plots else []
-    lines = [*_front(summary, mixed), *_body(summary, corpus, counted, figures, mixed)]
+    head = front(summary, len(corpus), folder, mixed=mixed)
+    lines = [head, *_body(summary, corpus, counted, figures, mixed)]
     path = folder / "README.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return [*figures, path]
-
-
-def _front(summary: Summary, mixed: bool) -> Iterator[str]:
-    card, source = summary.about["card"], summary.about["source"]
-    configs: list[dict[str, Any]] = [
-        {"config_name": "default", "data_files": "data/*.parquet", "default": True}
-    ]
-    if mixed:
-        configs.append({"config_name": "mixed", "data_files": "mixed/*.parquet"})
-    head: dict[str, Any] = {
-        "pretty_name": card["name"],
-        "tags": ["multiverse", "parallel-reasoning", "synthetic"],
-        "task_categories": ["text-generation"],
-        "configs": configs,
-    }
-    if card["license"]:
-        head["license"] = card["license"]
-    if source["dataset"]:
-        head["source_datasets"] = [source["dataset"]]
-    yield "---"
-    yield yaml.safe_dump(head, sort_keys=False).rstrip()
-    yield "---"
 
 
 def _body(

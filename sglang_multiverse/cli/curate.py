@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import curate_check, curate_sample
+from . import curate_check, curate_push, curate_sample
 from .curation import STORE, Start, StoreOption, installed, with_store
 from .refusal import fail
 
@@ -178,6 +178,9 @@ def export(
         except (ConfigError, ExportError) as error:
             fail(error)
         _say_paths(written)
+        card = opened.run(run)["about"]
+        if not json.loads(card)["card"]["license"]:
+            typer.echo("the card names no license yet: fill in `card.license`", err=True)
 
     with_store(store, write)
 
@@ -212,4 +215,5 @@ def show(
 
 
 app.command("check")(curate_check.command)
+app.command("push")(curate_push.command)
 app.command("sample")(curate_sample.command)

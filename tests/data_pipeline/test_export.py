@@ -149,6 +149,11 @@ def test_the_card_says_what_must_be_said(exported: Path) -> None:
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["license"] == "apache-2.0"
     assert front["source_datasets"] == ["someone/chains"]
+    assert front["size_categories"] == "n<1K"
+    corpus, mixed = front["dataset_info"]
+    assert corpus["splits"][0]["num_examples"] == len(ACCEPTED)
+    assert mixed["splits"][0]["num_examples"] == 8 * len(ACCEPTED)
+    assert {"name": "parallelism", "dtype": "float64"} in corpus["features"]
     for part in ("revision `abc123`", "`teacher`", "Terms of the generator: None.", "net_parallel"):
         assert part in card
     for figure in ("parallelism", "net_parallelism", "blocks", "distance"):

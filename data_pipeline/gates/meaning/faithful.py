@@ -49,6 +49,7 @@ def check_faithful(old: str, new: str, context: str = "") -> list[Finding]:
         *_relations(was, now, given),
         *_lost(lost, now),
         *_made_up(made_up, given),
+        *_replaced(was, now, groups),
         *_negated(groups),
     ]
 
@@ -333,6 +334,36 @@ def _negated(groups: Sequence[tuple[Group, Group]]) -> Iterator[Finding]:
         for a, b in () if denies else OPPOSITES:
             if a in ours - theirs and b in theirs - ours:
                 yield _finding("contrary", f"the source says {_short(old[0].text)}, here", new[0])
+
+
+def _replaced(
+    was: Sequence[Statement], now: Sequence[Statement], groups: Sequence[tuple[Group, Group]]
+) -> Iterator[Finding]:
+    """Sentences that match, in one of which a number or a name stands for another of the source."""
+    for old, new in groups:
+        if _dice(old, new) < SURE:
+            continue
+        added, gone = (
+            _all(new, "names") - _all(old, "names"),
+            _all(old, "names") - _all(new, "names"),
+        )
+        if added and gone:
+            message = f"{', '.join(sorted(added))} for {', '.join(sorted(gone))}"
+            yield _finding("changed-name", message, new[0])
+        theirs, ours = _all(_beside(was, old), "counts"), _all(_beside(now, new), "counts")
+        added = _all(new, "counts") - theirs - _WEAK
+        gone = _all(old, "counts") - ours - _WEAK
+        if added and gone:
+            message = f"{', '.join(sorted(added))} for {', '.join(sorted(gone))}"
+            yield _finding("changed-number", message, new[0])
+
+
+def _beside(whole: Sequence[Statement], some: Group) -> Group:
+    """``some`` of ``whole`` with the statement before and the one after."""
+    first, last = (
+        next(i for i, one in enumerate(whole) if one is at) for at in (some[0], some[-1])
+    )
+    return whole[max(first - 1, 0) : last + 2]
 
 
 def _short(text: str) -> str:

@@ -171,6 +171,7 @@ _MATH = re.compile(
     rf"(?<![A-Za-z\\d.'’/*^])-?{_ATOM}"
     rf"(?:[\w.()√^*/+,%!'|∩∪-]|,\ (?=[\w-]+\))|\ (?:<=|>=|!=|->|[=<>~])\ -?(?={_ATOM}))*"
 )
+_NAME = re.compile(r"(?<![^\W_])[^\W\d_](?:_\w+)?(?![^\W_])")
 _RELATION = re.compile(r" (<=|>=|!=|->|[=<>~]) ")
 _WORD = re.compile(r"[A-Za-zÀ-ÿ][a-zà-ÿ']+|[A-Za-zÀ-ÿ]{2,}")
 #: Every way to deny, or nearly so.
@@ -294,6 +295,11 @@ class Statement:
         """Words, numbers and names."""
         names = (piece for formula in self.formulas for piece in _PIECE.findall(formula))
         return self.words | self.numbers | frozenset(names)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Names of one letter in formulas, with their indices."""
+        return frozenset(name for formula in self.formulas for name in _NAME.findall(formula))
 
     @cached_property
     def negative(self) -> bool:

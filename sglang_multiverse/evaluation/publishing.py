@@ -7,7 +7,7 @@ from pathlib import Path
 from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
 from inspect_ai.model import ModelOutput
 
-from .runs import LogsError
+from .runs import NOTE, LogsError
 
 WITHHELD = "(withheld: its authors ask that it be not shown)"
 
@@ -34,6 +34,8 @@ def publish(logs: Path, out: Path) -> list[tuple[Path, bool]]:
         path = out / Path(info.name.removeprefix("file://")).name
         write_eval_log(log, str(path))
         written.append((path, private))
+    if (logs / NOTE).exists():
+        (out / NOTE).write_bytes((logs / NOTE).read_bytes())
     return written
 
 

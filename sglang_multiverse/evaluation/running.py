@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,8 @@ from .. import __version__
 from ..endpoint import Endpoint, ServerError
 from ..server import Server
 from ..tiny import MACHINES_DIR, MODEL_DIR
-from .suite import ServerOf, Suite, SuiteError
+from .runs import NOTE
+from .suite import Sampling, ServerOf, Suite, SuiteError
 from .tasks import TASKS
 
 #: Models that ship, by the name a suite gives them.
@@ -107,14 +110,21 @@ def _run_server(
     say: Say,
 ) -> bool:
     served = server.model or _served_name(endpoint)
-    made = []
+    made, prints = [], []
     several = len(suite.servers) > 1
     for number, arm in enumerate(arms):
         arguments = {key: value for key, value in arm.items() if key != "task"}
         one = TASKS[arm["task"]](**arguments)
-        place = {"server": name if several else None, "suite": suite.name, "number": number}
+        prints.append(fingerprint(name, served, arm, suite.sampling))
+        place = {
+            "server": name if several else None,
+            "suite": suite.name,
+            "number": number,
+            "fingerprint": prints[-1],
+        }
         one.metadata = {**(one.metadata or {}), **place}
         made.append(one)
+    note(folder, name, prints)
     total = sum(len(one.dataset) * (one.epochs or 1) for one in made)
     say(f"{name}: {len(made)} arms, {total} answers, of {served} at {endpoint.url}")
     model = get_model(f"multiverse/{served}", base_url=endpoint.url, memoize=False)
@@ -172,6 +182,20 @@ def _gpu(endpoint: Endpoint) -> str | None:
     import torch
 
     return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else endpoint.device
+
+
+def fingerprint(server: str, model: str, arm: dict[str, Any], sampling: Sampling) -> str:
+    """Changes with anything an arm's answers depend on, as far as it is known here."""
+    told = [server, model, arm, sampling.model_dump()]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def note(folder: Path, server: str, prints: list[str]) -> None:
+    """Note which arms of ``server`` the suite has that was run last: the folder may hold others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / NOTE
+    known = json.loads(place.read_text()) if place.exists() else {}
+    place.write_text(json.dumps({**known, server: prints}))
 
 
 def _served_name(endpoint: Endpoint) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inspect_ai.log import EvalLog, EvalSample, list_eval_logs, read_eval_log
+
+#: The file in a folder of logs that says which arms belong to the suite that was run last.
+NOTE = "suite.json"
 
 
 class LogsError(ValueError):
@@ -76,7 +80,8 @@ class Arm:
 
 def read_arms(folder: Path) -> list[Arm]:
     """The arms of a folder of logs, in the order of the suite; of an arm that was run again
-    the latest log.
+    the latest log. Where the folder has been told by ``multiverse eval run`` which arms its suite
+    has, only these.
 
     Raises:
         LogsError: no log is there.
@@ -84,13 +89,22 @@ def read_arms(folder: Path) -> list[Arm]:
     if not folder.is_dir():
         raise LogsError(f"{folder} is no folder; logs are where `multiverse eval run` put them")
     arms: dict[str, Arm] = {}
+    wanted = _wanted(folder)
     for info in sorted(list_eval_logs(str(folder)), key=lambda one: one.name):
         arm = _arm(read_eval_log(info))
-        if arm is not None:
+        if arm is not None and (wanted is None or arm.about.get("fingerprint") in wanted):
             arms[arm.name] = arm
     if not arms:
         raise LogsError(f"{folder} holds no log with an answer in it")
     return sorted(arms.values(), key=_place)
+
+
+def _wanted(folder: Path) -> set[str] | None:
+    try:
+        noted = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        return {one for prints in noted.values() for one in prints}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
 
 
 def _place(arm: Arm) -> tuple[str, int]:

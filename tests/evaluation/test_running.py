@@ -87,6 +87,25 @@ def test_a_whole_run_and_its_report(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == found
 
 
+def test_a_changed_suite_is_asked_anew_and_reported_alone(tmp_path: Path) -> None:
+    with serving() as fake:
+
+        def asked(**given: Any) -> tuple[int, list[int]]:
+            before = len(fake.requests)
+            arms = [{"task": "tiny", "limit": given.pop("limit", 3)}]
+            suite = suite_of(tmp_path, fake.url, arms=arms, **given)
+            assert running.run(suite, tmp_path / "logs", quiet)
+            return len(fake.requests) - before, [len(a.runs) for a in read_arms(tmp_path / "logs")]
+
+        assert asked() == (3, [3])
+        assert asked(limit=5) == (5, [5])
+        assert asked(sampling={"temperature": 0.5}) == (3, [3])
+        assert asked(epochs=2) == (6, [6])
+        assert asked() == (0, [3]), "the first again: nothing to ask, and its own report"
+        (arm,) = read_arms(tmp_path / "logs")
+        assert arm.about["sampling"] == {}
+
+
 def test_budgets_bound_the_critical_path_or_where_nothing_forks_the_tokens(tmp_path: Path) -> None:
     arms = [{"task": "tiny", "modes": ["sequential", "off"], "budgets": [64], "limit": 1}]
     with serving() as fake:

@@ -68,7 +68,7 @@ def sample(record: Record, recipe: Recipe) -> Steps:
         reply = yield _call(record, recipe, draws, number)
         drawn.append(read(reply, record, recipe))
     chosen = choose(drawn, draws)
-    rows = [one.row() | {"chosen": one in chosen} for one in drawn]
+    rows = [one.row() | {"chosen": any(one is x for x in chosen)} for one in drawn]
     details = {"samples": rows, "texts": [one.text for one in chosen]}
     if not chosen:
         code, message = _why(drawn)
@@ -130,7 +130,11 @@ def _wrong(answer: str | None, correct: bool | None) -> Finding:
 
 def choose(drawn: Sequence[Drawn], draws: Draws) -> list[Drawn]:
     """The answers that become rows, none twice."""
-    usable = list({one.text: one for one in drawn if not one.code}.values())
+    first: dict[str, Drawn] = {}
+    for one in drawn:
+        if not one.code:
+            first.setdefault(one.text, one)
+    usable = list(first.values())
     if draws.choose == "all" or not usable:
         return usable
 

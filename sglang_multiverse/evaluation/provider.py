@@ -26,6 +26,8 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
+from ..text import encodable
+
 #: Names the server where neither ``base_url`` nor ``--model-base-url`` does.
 URL_VARIABLE, KEY_VARIABLE = "MULTIVERSE_BASE_URL", "MULTIVERSE_API_KEY"
 DEFAULT_URL = "http://127.0.0.1:30000"
@@ -151,29 +153,45 @@ def read(answer: dict[str, Any], seconds: float) -> ModelOutput:
     try:
         choice = answer["choices"][0]
         message = choice["message"]
-        text = message.get("content") or ""
-        thought = message.get("reasoning_content")
+        text = _text(message.get("content"))
+        thought = _text(message.get("reasoning_content"))
+        reason = choice.get("finish_reason")
+        meta = choice.get("meta_info")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"the server's answer is no chat completion: {error!r}") from error
     if thought:  # a server that parts them all the same
         text = f"<Think>{thought}</Think>{text}"
-    usage = answer.get("usage") or {}
-    prompt, completion = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    usage = answer.get("usage")
+    prompt, completion = (
+        value if isinstance(usage, dict) and isinstance(value := usage.get(name), int) else 0
+        for name in ("prompt_tokens", "completion_tokens")
+    )
     return ModelOutput(
-        model=answer.get("model") or "",
+        model=str(answer.get("model") or ""),
         choices=[
             ChatCompletionChoice(
                 message=ChatMessageAssistant(content=text, source="generate"),
-                stop_reason=_STOPS.get(choice.get("finish_reason") or "", "unknown"),
+                stop_reason=_STOPS.get(str(reason), "unknown"),
             )
         ],
         usage=ModelUsage(
             input_tokens=prompt, output_tokens=completion, total_tokens=prompt + completion
         ),
         time=seconds,
-        metadata=choice.get("meta_info") or {},
-        response_id=answer.get("id"),
+        metadata=meta if isinstance(meta, dict) else {},
+        response_id=str(answer.get("id") or ""),
     )
+
+
+def _text(content: Any) -> str:
+    """A text, or the texts of a list of parts."""
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if isinstance(part, dict))
+    if content is None:
+        return ""
+    if not isinstance(content, str):
+        raise TypeError(f"content is {type(content).__name__}")
+    return encodable(content)
 
 
 def _message(reply: httpx.Response) -> str:

@@ -89,13 +89,14 @@ def run(suite: Suite, folder: Path, say: Say = lambda line: print(line, file=sys
     Raises:
         SuiteError: a server cannot be asked, or started.
     """
-    whole = True
+    whole, before = True, 0
     for name, server in suite.servers.items():
         arms = suite.of_server(name)
         if not arms:
             continue
         with _running(name, server, say) as (endpoint, about):
-            whole &= _run_server(suite, name, server, arms, endpoint, about, folder, say)
+            whole &= _run_server(suite, name, server, arms, before, endpoint, about, folder, say)
+        before += len(arms)
     return whole
 
 
@@ -104,6 +105,7 @@ def _run_server(
     name: str,
     server: ServerOf,
     arms: list[dict[str, Any]],
+    before: int,
     endpoint: Endpoint,
     about: dict[str, Any],
     folder: Path,
@@ -112,7 +114,7 @@ def _run_server(
     served = server.model or _served_name(endpoint)
     made, prints = [], []
     several = len(suite.servers) > 1
-    for number, arm in enumerate(arms):
+    for number, arm in enumerate(arms, start=before):
         arguments = {key: value for key, value in arm.items() if key != "task"}
         one = TASKS[arm["task"]](**arguments)
         prints.append(fingerprint(name, served, arm, suite.sampling))
@@ -199,14 +201,21 @@ def note(folder: Path, server: str, prints: list[str]) -> None:
 
 
 def _served_name(endpoint: Endpoint) -> str:
-    return str(endpoint.request("/v1/models")["data"][0]["id"])
+    try:
+        return str(endpoint.request("/v1/models")["data"][0]["id"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ServerError(
+            f"{endpoint.url}/v1/models names no model ({error!r}); name it by `model`"
+        ) from error
 
 
 def _about(endpoint: Endpoint, server: ServerOf) -> dict[str, Any]:
     """What a report's head says of a server: versions, model, device, flags."""
     try:
         said = endpoint.request("/server_info")
-    except ServerError:
+    except (ServerError, ValueError):
+        said = {}
+    if not isinstance(said, dict):
         said = {}
     wanted = (
         "version",

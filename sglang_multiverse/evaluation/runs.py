@@ -107,8 +107,8 @@ def _wanted(folder: Path) -> set[str] | None:
         return None
 
 
-def _place(arm: Arm) -> tuple[str, int]:
-    return str(arm.about.get("server") or ""), int(arm.about.get("number", 0))
+def _place(arm: Arm) -> int:
+    return int(arm.about.get("number", 0))
 
 
 def _arm(log: EvalLog) -> Arm | None:

@@ -121,13 +121,20 @@ def parallelism() -> Scorer:
     return score
 
 
+def _is_figure(value: Any) -> bool:
+    """Whether the server sent a number that can be counted with."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value < 1e15
+
+
 def figures(output: ModelOutput) -> dict[str, Any]:
     """The server's figures of an answer. One that did not fork has its tokens for its critical
     path; a server without the plugin gives no others."""
     if output.error:
         return {}
     meta = output.metadata or {}
-    found = {name: meta[key] for name, key in FIGURES.items() if meta.get(key) is not None}
+    found = {name: meta[key] for name, key in FIGURES.items() if _is_figure(meta.get(key))}
     usage = output.usage
     tokens = usage.output_tokens if usage else 0
     return {

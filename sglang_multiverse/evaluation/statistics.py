@@ -110,7 +110,10 @@ def difference(one: Runs, two: Runs) -> Estimate:
 
 def pass_at(runs: Runs, k: int) -> Estimate:
     """Chance that at least one of ``k`` runs of a question is right, without bias (Chen et al.,
-    2021); over questions with at least ``k`` runs, each counting once."""
+    2021); over questions with at least ``k`` runs, each counting once. Of one run it is their
+    share."""
+    if k == 1:
+        return share(runs)
     chances: dict[str, list[float]] = {}
     for question, values in runs.items():
         n, right = len(values), round(sum(values))

@@ -107,6 +107,12 @@ def test_the_choice(policy: Choice, kept: list[str]) -> None:
     assert [named[one.text] for one in choose(some, told.draws)] == kept
 
 
+def test_of_like_answers_one_is_chosen() -> None:
+    result, _ = drawn(RIGHT[0], RIGHT[0], RIGHT[0])
+    assert isinstance(result, Record)
+    assert [one["chosen"] for one in result.details["samples"]] == [True, False, False]
+
+
 def test_no_usable_answer_is_a_rejection_that_says_why() -> None:
     broken = spoilt("\n</Path>", "")
     result, _ = drawn(RIGHT[1], RIGHT[2], broken)

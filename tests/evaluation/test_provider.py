@@ -10,6 +10,7 @@ import pytest
 from inspect_ai.model import ChatMessageSystem, ChatMessageUser, GenerateConfig, ModelOutput
 
 from sglang_multiverse.evaluation.provider import Multiverse, read
+from sglang_multiverse.evaluation.scorers import figures
 
 ANSWER = {
     "id": "r1",
@@ -121,3 +122,37 @@ def test_an_answer_of_another_form_says_so(answer) -> None:
 def test_an_unknown_argument_is_refused() -> None:
     with pytest.raises(ValueError, match="colour"):
         Multiverse("m", colour="red")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([{"type": "text", "text": "a"}, {"text": "b"}], "ab"),
+        (None, ""),
+        ("half \ud800", "half \ufffd"),
+    ],
+)
+def test_content_of_every_form(content, said) -> None:
+    choice = {**ANSWER["choices"][0], "message": {"content": content}}  # type: ignore[index]
+    assert read({**ANSWER, "choices": [choice]}, 1.0).completion == said
+
+
+def test_figures_that_are_none_are_left_out() -> None:
+    odd = {
+        "multiverse_forks": "two",
+        "multiverse_critical_path_tokens": -5,
+        "multiverse_net_parallelism": float("nan"),
+        "multiverse_depth": True,
+        "e2e_latency": float("inf"),
+    }
+    choice = {**ANSWER["choices"][0], "meta_info": odd}  # type: ignore[index]
+    found = figures(read({**ANSWER, "choices": [choice], "usage": [1]}, 1.0))
+    assert found == {
+        "completion_tokens": 0,
+        "critical_path_tokens": 0,
+        "prompt_tokens": 0,
+        "seconds": 1.0,
+        "finish_reason": "stop",
+    }
+    listed = {**ANSWER["choices"][0], "meta_info": [1]}  # type: ignore[index]
+    assert read({**ANSWER, "choices": [listed]}, 1.0).metadata == {}

@@ -67,6 +67,9 @@ def run(
             typer.echo(f"report: {folder / 'report.md'}")
     except (suites.SuiteError, QuestionsError, LogsError) as error:
         fail(error)
+    except (running.Interrupted, KeyboardInterrupt):
+        typer.echo("stopped; the same command goes on from here", err=True)
+        raise typer.Exit(1) from None
     if not whole:
         typer.echo("some questions have no answer; run the same command again for those", err=True)
         raise typer.Exit(1)

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from inspect_ai import eval_set
-from inspect_ai.hooks import Hooks, SampleEnd, hooks
 from inspect_ai.model import get_model
 
 from .. import __version__
 from ..endpoint import Endpoint, ServerError
 from ..server import Server
 from ..tiny import MACHINES_DIR, MODEL_DIR
-from .runs import NOTE
+from .runs import NOTE, LogsError, read_arms
 from .suite import Sampling, ServerOf, Suite, SuiteError
-from .tasks import TASKS
+from .tasks import TASKS, listeners
 
 #: Models that ship, by the name a suite gives them.
 SHIPPED = {"machines": MACHINES_DIR, "sums": MODEL_DIR}
@@ -30,12 +29,17 @@ SHIPPED = {"machines": MACHINES_DIR, "sums": MODEL_DIR}
 Say = Callable[[str], None]
 
 
+class Interrupted(Exception):
+    """The run was stopped by its user; what was answered is kept."""
+
+
 @dataclass
 class Progress:
-    """How far a suite is, said at most every ``every`` seconds."""
+    """How far a suite is, said at most every ``every`` seconds; ``before`` answers were there."""
 
     total: int
     say: Say
+    before: int = 0
     every: float = 10.0
     done: int = 0
     failed: int = 0
@@ -46,16 +50,17 @@ class Progress:
         self.done += 1
         self.failed += failed
         now = time.monotonic()
-        if now - self.said >= self.every or self.done == self.total:
+        if now - self.said >= self.every or self.before + self.done == self.total:
             self.said = now
             self.say(self.line(now))
 
     def line(self, now: float) -> str:
         spent = now - self.begun
-        left = spent / self.done * (self.total - self.done) if self.done else 0.0
+        missing = max(self.total - self.before - self.done, 0)
+        left = spent / self.done * missing if self.done else 0.0
         failed = f", {self.failed} without an answer" if self.failed else ""
         return (
-            f"{self.done} of {self.total} answers{failed}, {_duration(spent)} so far, "
+            f"{self.total - missing} of {self.total} answers{failed}, {_duration(spent)} so far, "
             f"about {_duration(left)} left"
         )
 
@@ -64,19 +69,6 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
-
-
-_watched: list[Progress] = []
-
-
-@hooks("multiverse_progress", "Says how far `multiverse eval run` is.")
-class _Watch(Hooks):
-    def enabled(self) -> bool:
-        return bool(_watched)
-
-    async def on_sample_end(self, data: SampleEnd) -> None:
-        for progress in _watched:
-            progress.one(data.sample.error is not None)
 
 
 def run(suite: Suite, folder: Path, say: Say = lambda line: print(line, file=sys.stderr)) -> bool:
@@ -88,6 +80,7 @@ def run(suite: Suite, folder: Path, say: Say = lambda line: print(line, file=sys
 
     Raises:
         SuiteError: a server cannot be asked, or started.
+        Interrupted: Ctrl-C; the next run goes on from there.
     """
     whole, before = True, 0
     for name, server in suite.servers.items():
@@ -128,12 +121,13 @@ def _run_server(
         made.append(one)
     note(folder, name, prints)
     total = sum(len(one.dataset) * (one.epochs or 1) for one in made)
-    say(f"{name}: {len(made)} arms, {total} answers, of {served} at {endpoint.url}")
     model = get_model(f"multiverse/{served}", base_url=endpoint.url, memoize=False)
-    progress = Progress(total, say)
-    _watched.append(progress)
+    progress = Progress(total, say, before=_answered(folder / name, prints))
+    known = f", {progress.before} of them known" if progress.before else ""
+    say(f"{name}: {len(made)} arms, {total} answers{known}, of {served} at {endpoint.url}")
+    listeners.append(progress.one)
     try:
-        success, _ = eval_set(
+        success, logs = eval_set(
             made,
             log_dir=str(folder / name),
             model=model,
@@ -153,8 +147,20 @@ def _run_server(
             **suite.sampling.model_dump(exclude_none=True),
         )
     finally:
-        _watched.remove(progress)
-    return bool(success)
+        listeners.remove(progress.one)
+    if len(logs) < len(made) or any(log.status == "cancelled" for log in logs):
+        raise Interrupted  # which eval_set calls a success
+    return bool(success) and all(log.status == "success" for log in logs)
+
+
+def _answered(folder: Path, prints: list[str]) -> int:
+    """Answers that are there already."""
+    try:
+        arms = read_arms(folder)
+    except LogsError:
+        return 0
+    some = [arm for arm in arms if arm.about.get("fingerprint") in prints]
+    return sum(run.outcome != "error" for arm in some for run in arm.runs)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ off         "step by step …"                   never forks
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from inspect_ai import Epochs, Task, task
@@ -49,6 +50,10 @@ def ending(mode: Mode) -> str:
     return MULTIVERSE.parallel_prompt if mode == "parallel" else MULTIVERSE.sequential_prompt
 
 
+#: Told of every answer, and whether there was none.
+listeners: list[Callable[[bool], None]] = []
+
+
 @solver
 def ask(mode: Mode, budget: int | None, seed: int, max_tokens: int | None) -> Solver:
     """Ask once. Epochs of a question have seeds of their own, the same in every mode."""
@@ -68,11 +73,16 @@ def ask(mode: Mode, budget: int | None, seed: int, max_tokens: int | None) -> So
             given["max_tokens"] = longest
         requests: list[str] = []
         before = sent.set(requests)
+        failed = True
         try:
-            return await generate(state, **given)
+            state = await generate(state, **given)
+            failed = state.output.error is not None
+            return state
         finally:
             sent.reset(before)
             state.metadata["retries"] = max(len(requests) - 1, 0)
+            for told in listeners:
+                told(failed)
 
     return solve
 

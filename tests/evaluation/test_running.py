@@ -158,6 +158,31 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [run.outcome for run in arm.runs] == ["answered"] * 40
 
 
+def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
+    with serving() as fake:
+        suite_of(tmp_path, fake.url, arms=[{"task": "tiny", "limit": 30}], connections=2)
+        command = [sys.executable, "-m", "sglang_multiverse.cli", "eval", "run"]
+        command += [str(tmp_path / "suite.yaml"), "-o", str(tmp_path / "out")]
+        fake.delay = 0.3
+        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            deadline = time.monotonic() + 120
+            while len(fake.requests) < 9 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            out, said = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert b"stopped; the same command goes on from here" in said
+        assert b"Traceback" not in said and out == b""
+        fake.delay, first = 0.0, len(fake.requests)
+        heard: list[str] = []
+        suite = load(tmp_path / "suite.yaml")
+        assert running.run(suite, tmp_path / "out" / "logs", heard.append)
+        again = len(fake.requests) - first
+    assert 30 - first <= again <= 30 - first + 2, "those in flight alone twice"
+    assert "of them known" in heard[0]
+    assert heard[-1].startswith("30 of 30 answers")
+
+
 def test_refused_requests_and_retries_are_told_apart(tmp_path: Path) -> None:
     faults = {0: 400, 1: 503}
     with serving(fault=faults.get) as fake:

@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--latency", type=float, default=0.5, help="seconds per reply")
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--processes", type=int, help="as of `multiverse curate run`")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--export", type=int, metavar="ITEMS", help="measure an export instead")
     options = parser.parse_args()
@@ -100,6 +101,8 @@ def bench(folder: Path, options: argparse.Namespace) -> None:
         )
         command = [sys.executable, "-m", "sglang_multiverse.cli", "curate", "run", str(config)]
         command += ["--store", str(store)]
+        if options.processes is not None:
+            command += ["--processes", str(options.processes)]
         print(
             f"{items:,} items of {average / 1024:.1f} KiB, {options.latency:g} s a reply, "
             f"{options.concurrency} at once"
@@ -139,9 +142,9 @@ def bench_export(folder: Path, items: int) -> None:
     before = cpu_seconds()
     status = measured([*command, "status", "--store", str(store)])
     print(
-        f"{items:,} accepted items in {store.stat().st_size / 2**20:,.0f} MiB; status {status:.1f} s"
+        f"{items:,} accepted items in {store.stat().st_size / 2**20:,.0f} MiB; status in "
+        f"{status:.1f} s, {cpu_seconds() - before:.1f} s of CPU, peak memory {peak():,.0f} MiB"
     )
-    print(f"peak memory of status: {peak():,.0f} MiB, {cpu_seconds() - before:.1f} s of CPU")
     before = cpu_seconds()
     took = measured([*command, "export", str(out), "--store", str(store)])
     shards = {kind: len(list((out / kind).iterdir())) for kind in ("data", "mixed")}

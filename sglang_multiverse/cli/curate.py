@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sqlite3
 import sys
@@ -36,6 +37,8 @@ StoreOption = Annotated[
     Path, typer.Option("--store", help="The SQLite file that holds every call and outcome.")
 ]
 STORE = Path("curation.sqlite")
+#: Fewer are done sooner than a process has started.
+ITEMS_PER_PROCESS = 16
 RunOption = Annotated[
     str | None, typer.Option("--run", help="A run by name [default: the one started last].")
 ]
@@ -63,6 +66,14 @@ def run(
     budget_tokens: Annotated[int | None, typer.Option(help="Hard limit in tokens.")] = None,
     budget_cost: Annotated[
         float | None, typer.Option(help="Hard limit in the currency of `prices`.")
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that check replies, 0 for threads [default: one for each CPU, fewer "
+            "where there are few items].",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would ask for and cost; send nothing.")
@@ -110,7 +121,9 @@ def run(
         endpoint = loaded.endpoint.build()
     except (configs.ConfigError, IngestError) as error:
         fail(error)
-    finished = _run(loaded, recipe, ingested, store, endpoint, record)
+    if processes is None:
+        processes = min(os.cpu_count() or 1, len(ingested.records) // ITEMS_PER_PROCESS)
+    finished = _run(loaded, recipe, ingested, store, endpoint, record, processes)
     _say_end(finished)
     if finished.end != "complete" or finished.progress.errors:
         raise typer.Exit(1)
@@ -187,6 +200,7 @@ def _run(
     path: Path,
     endpoint: Any,
     record: Path | None,
+    processes: int,
 ) -> Finished:
     from ..data_pipeline.pipeline import Run
     from ..data_pipeline.store.store import Store, StoreError, store_error
@@ -211,6 +225,7 @@ def _run(
                 store,
                 caller,
                 workers=endpoint.concurrency + 8,
+                processes=processes,
                 source=ingested.identity,
                 about=about,
                 observe=show.update,

@@ -52,7 +52,7 @@ def curate_dataset(
     stores: Path,
     *,
     workers: int = 1,
-    num_cpus: float = 1.0,
+    num_cpus: float = 0.5,
 ) -> Dataset:
     """``dataset`` (columns as ``config.source.columns`` names them) with what became of each row.
 

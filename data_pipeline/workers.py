@@ -139,6 +139,7 @@ class _Worker:
         return await answer
 
     async def _start(self) -> None:
+        recipe = _framed(self.recipe)  # before there is a process that waits for it
         program = _PROGRAM.format(path=sys.path, module=__name__)
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -147,7 +148,8 @@ class _Worker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
-        self._send(self.recipe)
+        assert self._process.stdin is not None
+        self._process.stdin.write(recipe)
         self._listening = asyncio.create_task(self._listen(self._process))
 
     def _send(self, value: Any) -> None:

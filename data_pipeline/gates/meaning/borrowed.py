@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 
 from ...finding import Finding
 from ..text.located import Located, LocatedBlock, Part
-from .statements import Statement, plain, statements
+from .statements import Statement, statements
 
 #: Behind one of these, in a path, a name is being introduced.
 _GIVES_A_NAME = re.compile(
@@ -66,20 +66,20 @@ class _Read:
 
     @cached_property
     def plain(self) -> str:
-        return plain(self.text)
+        return " ".join(one.plain for one in self.statements)
 
     @cached_property
     def counts(self) -> frozenset[str]:
-        return frozenset(number for one in self.statements for number in one.counts)
+        return frozenset().union(*(one.counts for one in self.statements))
 
     @cached_property
     def ends(self) -> frozenset[str]:
         """Numbers that it comes to."""
-        return frozenset(number for one in self.statements for number in one.results | _last(one))
+        return frozenset().union(*(one.results | _last(one) for one in self.statements))
 
     @cached_property
     def names(self) -> frozenset[str]:
-        return frozenset().union(*map(_named, self.text.splitlines()))
+        return frozenset().union(*(_named(one.plain) for one in self.statements))
 
 
 _Siblings = Sequence[tuple[Part, _Read]]
@@ -144,10 +144,10 @@ def _names(
                 break
 
 
-@lru_cache(maxsize=1 << 12)
-def _named(line: str) -> frozenset[str]:
-    """The names in a line of a text, which stands before several blocks."""
-    found = _NAME.findall(plain(line))
+@lru_cache(maxsize=1 << 13)
+def _named(sentence: str) -> frozenset[str]:
+    """The names in a sentence, which stands before several blocks."""
+    found = _NAME.findall(sentence)
     return frozenset(
         letter for name in found for letter in (name, *(name if name.isupper() else ()))
     )

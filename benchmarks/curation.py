@@ -1,17 +1,21 @@
 """Throughput of the data pipeline: synthetic items against a replay server in its own process.
 
     python benchmarks/curation.py --items 1000 --latency 0.5 --concurrency 64
+    python benchmarks/curation.py --stages 10
     python benchmarks/curation.py --export 20000
 
 Runs half of the items' work, kills the process with SIGKILL, resumes, and reruns. Prints items a
 second, calls, what was asked for twice, and the peak memory of the curating process. With
-``--export``: writes a store of so many accepted items and exports it.
+``--stages``: CPU of the stages and gates alone, and where it goes. With ``--export``: writes a
+store of so many accepted items and exports it.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import os
+import pstats
 import resource
 import signal
 import sqlite3
@@ -25,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from sglang_multiverse.data_pipeline.corpus.summary import summarise  # noqa: E402
+from sglang_multiverse.data_pipeline.recipe import Recipe  # noqa: E402
 from sglang_multiverse.data_pipeline.store.store import Store  # noqa: E402
 from sglang_multiverse.data_pipeline.teacher.cassette import Replied  # noqa: E402
 from sglang_multiverse.data_pipeline.teacher.task import Task  # noqa: E402
@@ -65,12 +70,17 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--latency", type=float, default=0.5, help="seconds per reply")
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--processes", type=int, help="as of `multiverse curate run`")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--stages", type=int, metavar="ITEMS", help="profile the stages instead")
     parser.add_argument("--export", type=int, metavar="ITEMS", help="measure an export instead")
     options = parser.parse_args()
     if options.export:
         with tempfile.TemporaryDirectory() as name:
             bench_export(Path(name), options.export)
+        return
+    if options.stages:
+        bench_stages(options.stages)
         return
     if options.serve:
         serve(options.items, options.latency)
@@ -100,6 +110,8 @@ def bench(folder: Path, options: argparse.Namespace) -> None:
         )
         command = [sys.executable, "-m", "sglang_multiverse.cli", "curate", "run", str(config)]
         command += ["--store", str(store)]
+        if options.processes is not None:
+            command += ["--processes", str(options.processes)]
         print(
             f"{items:,} items of {average / 1024:.1f} KiB, {options.latency:g} s a reply, "
             f"{options.concurrency} at once"
@@ -122,14 +134,38 @@ def bench(folder: Path, options: argparse.Namespace) -> None:
             f"{busy / rest:.2f} s of CPU an item"
         )
         print(f"rerun: {measured(command):.1f} s")
+        per_item = busy / rest
         print(
             f"peak memory of a curating process: {peak():,.0f} MiB; "
             f"store {store.stat().st_size / 2**20:,.1f} MiB"
         )
         account(store)
+        before = cpu_seconds()
+        server.kill()
+        server.wait()
+        served = (cpu_seconds() - before) / items
+        print(
+            f"the server took {served:.3f} s of CPU an item; two free cores do at most "
+            f"{2 / (per_item + served):.1f} items/s, without it {2 / per_item:.1f}"
+        )
     finally:
         server.kill()
         server.wait()
+
+
+def bench_stages(items: int) -> None:
+    recipe = Recipe("teacher")
+    Item(0).curated(recipe)
+    begun = time.process_time()
+    for number in range(1, items + 1):
+        Item(number).curated(recipe)
+    print(f"{(time.process_time() - begun) / items:.3f} s of CPU an item in stages and gates")
+    profile = cProfile.Profile(time.process_time)
+    with profile:
+        for number in range(items + 1, 2 * items + 1):
+            Item(number).curated(recipe)
+    stats = pstats.Stats(profile)
+    stats.sort_stats("cumulative").print_stats("data_pipeline|lexer|structure", 30)
 
 
 def bench_export(folder: Path, items: int) -> None:
@@ -139,9 +175,9 @@ def bench_export(folder: Path, items: int) -> None:
     before = cpu_seconds()
     status = measured([*command, "status", "--store", str(store)])
     print(
-        f"{items:,} accepted items in {store.stat().st_size / 2**20:,.0f} MiB; status {status:.1f} s"
+        f"{items:,} accepted items in {store.stat().st_size / 2**20:,.0f} MiB; status in "
+        f"{status:.1f} s, {cpu_seconds() - before:.1f} s of CPU, peak memory {peak():,.0f} MiB"
     )
-    print(f"peak memory of status: {peak():,.0f} MiB, {cpu_seconds() - before:.1f} s of CPU")
     before = cpu_seconds()
     took = measured([*command, "export", str(out), "--store", str(store)])
     shards = {kind: len(list((out / kind).iterdir())) for kind in ("data", "mixed")}

@@ -5,29 +5,24 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from sglang_multiverse.text import parse_text
-
+from .advance import outcome_of, unforeseen
 from .recipe import Recipe
-from .record import Record, Rejection
-from .sampling.drawing import sample
-from .stages import Steps, curate
+from .record import Record
 from .store.store import Outcome, Status, Store, store_error
 from .teacher.budget import BudgetExhausted
 from .teacher.call import Call, Reply, digest
 from .teacher.caller import POLL, Caller, Stopped, StoredCaller
 from .teacher.transport import TransportError
+from .workers import Processes, Threads, Workers
 
 #: Items in a row that the endpoint failed; then the run ends, for the next would fare no better.
 GIVE_UP = 10
-#: Characters kept of an unforeseen error's message and traceback.
-MESSAGE, TRACEBACK = 500, 20_000
 
 End = Literal["complete", "stopped", "budget", "endpoint", "store"]
 
@@ -65,57 +60,18 @@ class Finished:
     reason: str = ""
 
 
-async def drive(
-    record: Record, recipe: Recipe, caller: Caller
-) -> tuple[Record | Rejection, list[str]]:
-    """Take one record through the stages; its result and the keys of the calls made for it.
-
-    The stages' own work, mostly the gates, runs in a thread, so that replies of other items are
-    not kept waiting.
-    """
-    steps, keys = (sample if recipe.draws else curate)(record, recipe), []
-    result = await asyncio.to_thread(_advance, steps, None)
-    while isinstance(result, Call):
-        keys.append(result.key)
-        reply = await caller(result)
-        result = await asyncio.to_thread(_advance, steps, reply)
-    return result, keys
-
-
-def _advance(steps: Steps, reply: Reply | None) -> Call | Record | Rejection:
+async def drive(record: Record, workers: Workers, caller: Caller) -> Outcome:
+    """Take one record through the stages: what becomes of it, with the keys of its calls."""
+    working = workers.begin(record)
+    keys = []
     try:
-        return next(steps) if reply is None else steps.send(reply)
-    except StopIteration as end:  # no future can hold one
-        result: Record | Rejection = end.value
-        return result
-
-
-def outcome_of(record: Record, result: Record | Rejection, keys: Sequence[str] = ()) -> Outcome:
-    """``result`` as the store keeps it."""
-    if isinstance(result, Rejection):
-        return Outcome(
-            record.id, "rejected", result.stage, result.code, _rejected(result), tuple(keys)
-        )
-    return Outcome(record.id, "accepted", result=_accepted(result), keys=tuple(keys))
-
-
-def _accepted(record: Record) -> dict[str, Any]:
-    return {
-        "text": record.text,
-        "outline": record.outline.render() if record.outline else "",
-        "notes": [finding.row() for finding in record.notes],
-        "blocks": {"proposed": record.proposed, "kept": len(parse_text(record.text).blocks)},
-        **record.details,
-    }
-
-
-def _rejected(rejection: Rejection) -> dict[str, Any]:
-    return {
-        "message": rejection.message,
-        "span": rejection.span,
-        "findings": [finding.row() for finding in rejection.findings],
-        **rejection.details,
-    }
+        step = await working.go_on(None)
+        while isinstance(step, Call):
+            keys.append(step.key)
+            step = await working.go_on(await caller(step))
+    finally:
+        working.drop()
+    return step if step.status == "error" else replace(step, keys=tuple(keys))
 
 
 def run_name(recipe: Recipe, source: str) -> str:
@@ -132,6 +88,8 @@ class Run:
 
     Args:
         workers: items under way at once; more than the endpoint's concurrency keeps it busy.
+        processes: processes that do the stages' own work, mostly the gates; 0 does it in threads of
+            this one.
         source: identity of the source, see :attr:`.ingest.Ingested.identity`.
         about: what report and card need to know, kept in the store.
         observe: called after every item.
@@ -145,6 +103,7 @@ class Run:
         caller: StoredCaller,
         *,
         workers: int = 32,
+        processes: int = 0,
         source: str = "",
         about: Mapping[str, Any] | None = None,
         observe: Callable[[Progress], None] = lambda progress: None,
@@ -154,18 +113,19 @@ class Run:
         self.store = store
         self.caller = caller
         self.workers = workers
+        self.work: Workers = Processes(recipe, processes) if processes else Threads(recipe)
         self.observe = observe
         self.name = run_name(recipe, source)
         self.about = dict(about or {})
+        self.progress = Progress(len(self.records))
         self._queue: deque[Record] = deque()
         self._failed_in_a_row = 0
-        self._end: tuple[End, str] = ("complete", "")
+        self.ended: tuple[End, str] = ("complete", "")
 
     async def run(self) -> Finished:
         """Process every item. Ends early, with everything settled so far in the store, when
         :meth:`stop` is called, the budget is spent, or the endpoint fails for good."""
-        columns = {record.id: dict(record.columns) for record in self.records.values()}
-        self.store.put_run(self.name, {**self.about, "recipe": self.recipe.row()}, columns)
+        self.register(self.records.values())
         self.progress = self._counted(time.monotonic(), errors=False)
         self.observe(self.progress)
         self._queue.extend(self.records.values())
@@ -175,11 +135,17 @@ class Run:
                 for _ in range(min(self.workers, len(self.records))):
                     group.create_task(self._work())
         finally:
+            await self.work.close()
             with suppress(sqlite3.Error):  # of a store that failed, told already
                 self.store.add_seconds(self.name, time.monotonic() - started)
         with suppress(sqlite3.Error):  # once more, with what other processes settled
             self.progress = self._counted(self.progress.started, errors=True)
-        return Finished(self.name, self._end[0], self.progress, self._end[1])
+        return Finished(self.name, self.ended[0], self.progress, self.ended[1])
+
+    def register(self, records: Iterable[Record]) -> None:
+        """Write down that ``records`` are items of this run."""
+        columns = {record.id: dict(record.columns) for record in records}
+        self.store.put_run(self.name, {**self.about, "recipe": self.recipe.row()}, columns)
 
     def _counted(self, started: float, *, errors: bool) -> Progress:
         """What the store says of these records; without ``errors`` as if none had failed."""
@@ -192,7 +158,7 @@ class Run:
     def stop(self, end: End = "stopped", reason: str = "") -> None:
         """Make no new calls; those in flight are waited for."""
         if not self.caller.stopping.is_set():
-            self._end = (end, reason)
+            self.ended = (end, reason)
             self.caller.stop()
 
     async def _work(self) -> None:
@@ -200,58 +166,60 @@ class Run:
             while self._queue and not self.caller.stopping.is_set():
                 record = self._queue.popleft()
                 if self.store.claim(self.name, record.id):
-                    await self._process(record)
+                    await self.curate(record)
                 elif not self.store.settled(self.name, record.id):
                     self._queue.append(record)  # another process has it; it may die of it
                     await asyncio.sleep(POLL)
         except sqlite3.Error as error:
             self.stop("store", str(store_error(self.store.path, error)))
 
-    async def _process(self, record: Record) -> None:
+    async def curate(self, record: Record) -> Outcome | None:
+        """Take ``record`` through the stages and settle it; None where it is left undecided,
+        because the run ends."""
         try:
-            result, keys = await drive(record, self.recipe, self.caller)
+            outcome = await drive(record, self.work, self._reply)
         except Stopped:
             self.store.free(self.name, record.id)
-            return
+            return None
         except BudgetExhausted as error:
             self.store.free(self.name, record.id)
             self.stop("budget", str(error))
-            return
+            return None
         except TransportError as error:
-            self._failed(record, error)
-            return
+            return self._failed(record, error)
         except sqlite3.Error:
             raise
         except Exception as error:
-            self._unforeseen(record, error)
-            return
+            outcome = unforeseen(record.id, error)
         except BaseException:
             self.store.free(self.name, record.id)
             raise
-        self._failed_in_a_row = 0
-        self._settle(outcome_of(record, result, keys))
+        if outcome.status != "error":
+            self._failed_in_a_row = 0
+        return self._settle(outcome)
 
-    def _unforeseen(self, record: Record, error: Exception) -> None:
-        result = {
-            "message": f"{type(error).__name__}: {error}"[:MESSAGE],
-            "span": None,
-            "findings": [],
-            "traceback": "".join(traceback.format_exception(error))[-TRACEBACK:],
-        }
-        self._settle(Outcome(record.id, "error", "unforeseen", type(error).__name__, result))
+    async def _reply(self, call: Call) -> Reply:
+        if self.caller.stopping.is_set():  # what is in the store can wait there
+            raise Stopped
+        return await self.caller(call)
 
-    def _failed(self, record: Record, error: TransportError) -> None:
+    def _failed(self, record: Record, error: TransportError) -> Outcome | None:
         if error.fatal:
             self.store.free(self.name, record.id)
             self.stop("endpoint", str(error))
-            return
+            return None
         self._failed_in_a_row += 1
         result = {"message": str(error), "span": None, "findings": []}
-        self._settle(Outcome(record.id, "error", "transport", "transport", result))
+        outcome = self._settle(Outcome(record.id, "error", "transport", "transport", result))
         if self._failed_in_a_row >= GIVE_UP:
             self.stop("endpoint", f"{GIVE_UP} items in a row failed, the last with: {error}")
+        return outcome
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _settle(self, outcome: Outcome) -> Outcome:
         self.store.settle(self.name, outcome)
         self.progress.add(outcome.status)
         self.observe(self.progress)
+        return outcome
+
+
+__all__ = ["End", "Finished", "Progress", "Run", "drive", "outcome_of", "run_name"]

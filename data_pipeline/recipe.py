@@ -37,19 +37,42 @@ def count_pieces(text: str) -> int:
     return len(lex(text).pieces)
 
 
+@dataclass(frozen=True)
+class TokenCounter:
+    """Counts by the ``tokenizer.json`` of ``folder``, which is read anew in another process."""
+
+    folder: Path
+
+    @cached_property
+    def _encode(self) -> Callable[[str], list[int]]:
+        from sglang_multiverse.cli.tokenizer import TokenizerFile
+        from sglang_multiverse.dialect import Dialect
+        from sglang_multiverse.lexer import encode
+
+        tokenizer = TokenizerFile(self.folder)
+        dialect = Dialect.from_tokenizer(tokenizer)
+        return lambda text: encode(text, tokenizer, dialect)
+
+    def __call__(self, text: str) -> int:
+        return len(self._encode(text))
+
+    def __reduce__(self) -> tuple[type[TokenCounter], tuple[Path]]:
+        return TokenCounter, (self.folder,)
+
+
 def counter(folder: Path | None) -> tuple[Callable[[str], int], str]:
     """What counts the tokens of a text, and its name: the ``tokenizer.json`` of ``folder``, or
-    pieces of text."""
+    pieces of text.
+
+    Raises:
+        OSError, ValueError: the folder holds none that can be used.
+    """
     if folder is None:
         return count_pieces, "pieces"
-    from sglang_multiverse.cli.tokenizer import TokenizerFile
-    from sglang_multiverse.dialect import Dialect
-    from sglang_multiverse.lexer import encode
-
-    tokenizer = TokenizerFile(folder)
-    dialect = Dialect.from_tokenizer(tokenizer)
+    count = TokenCounter(folder)
+    count("")
     content = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
-    return (lambda text: len(encode(text, tokenizer, dialect))), f"{folder.name} {content[:12]}"
+    return count, f"{folder.name} {content[:12]}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -86,9 +87,9 @@ def lex(text: str, spec: DialectSpec = MULTIVERSE) -> Lexed:
             pieces.append(string)
             ids.append(int(tag))
             continue
-        for piece in _PIECE.findall(string):
-            pieces.append(piece)
-            ids.append(known.get(piece, _OTHER))
+        cut: list[str] = _PIECE.findall(string)
+        pieces += cut
+        ids += map(known.get, cut, repeat(_OTHER))
     return Lexed(tuple(pieces), np.asarray(ids, dtype=np.int64), _pseudo_dialect(spec))
 
 

@@ -246,7 +246,7 @@ class _Reader:
         self.ids = lexed.ids
         self.trace = trace
         self.spec = spec
-        lengths = [len(piece) for piece in lexed.pieces]
+        lengths = map(len, lexed.pieces)
         self.at = list(accumulate(lengths, initial=0))  # token offset → character offset
 
     def document(self) -> Document:

@@ -22,7 +22,7 @@ from .options import CURATION, MODEL_OUTPUT, GateOptions
 from .text.benefit import flatten_costly_blocks
 from .text.flat import without_blocks
 from .text.grammar import check_grammar, keeps_tree
-from .text.located import locate
+from .text.located import Located, locate
 from .text.numbering import renumber
 from .text.outlines import check_outline
 from .text.shape import check_shape
@@ -47,7 +47,7 @@ __all__ = [
 
 
 def check_document(
-    text: str,
+    text: str | Located,
     *,
     source: str | None = None,
     answer: str | None = None,
@@ -60,6 +60,7 @@ def check_document(
     what the others would say of a guessed tree helps nobody.
 
     Args:
+        text: the text, or what :func:`locate` found in it.
         source: the sequential chain the text was made of; None skips coverage and content.
         answer: the final answer to be kept, bare or in a text that gives it; None takes the
             source's, if it gives one.
@@ -67,7 +68,7 @@ def check_document(
     Raises:
         EquivalenceError: answers are to be compared and math-verify is not installed.
     """
-    located = locate(text)
+    located = locate(text) if isinstance(text, str) else text
     findings = check_grammar(located, options)
     whole = keeps_tree(findings)
     if whole:
@@ -78,7 +79,7 @@ def check_document(
             bare = source
             for tag in (MULTIVERSE[Tag.THINK], MULTIVERSE[Tag.END_THINK]):
                 bare = bare.replace(tag, " " * len(tag))  # spans stay those of the source
-            findings += compare_sentences(bare, text, spans, added=False)
+            findings += compare_sentences(bare, located.text, spans, added=False)
         findings += check_content(located, source, options)
     findings += check_answer(
         located, answer=answer, source=source, options=options, equivalence=equivalence

@@ -57,25 +57,47 @@ def ingest(source: Source) -> Ingested:
         identity += [_content_hash(path) for path in source.files]
         rows = (row for path in source.files for row in read_rows(path))
     found = Ingested(identity=digest(identity)[:16])
-    forbidden = _ngrams_of_files(source.decontaminate, source.ngram)
-    seen: set[str] = set()
+    screen = Screen(source)
     for number, row in enumerate(rows, start=1):
         if source.limit is not None and len(found.records) == source.limit:
             break
-        made = read_record(row, number, source)
-        if isinstance(made, Record) and made.id in seen:
-            made = Skipped(number, "duplicate", "an earlier row has the same question and chain")
-        if isinstance(made, Record) and forbidden & ngrams(made.question, source.ngram):
-            made = Skipped(number, "contaminated", "the question shares words with a test set")
+        made = screen(row, number)
         if isinstance(made, Skipped):
             found.skipped.append(made)
         else:
-            seen.add(made.id)
             found.records.append(made)
     if not found.records:
         reasons = "; ".join(f"row {one.row}: {one.message}" for one in found.skipped[:3])
         raise IngestError(f"no row of the source can be used: {reasons or 'it is empty'}")
     return found
+
+
+class Screen:
+    """Which rows of ``source`` are taken, in their order: what cannot be read, what was there
+    before and what stands in a test set is left out.
+
+    Raises:
+        IngestError: a test set cannot be read.
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.seen: dict[str, Any] = {}
+        self._forbidden = _ngrams_of_files(source.decontaminate, source.ngram)
+
+    def __call__(self, row: Any, number: int, place: Any = None) -> Record | Skipped:
+        """The record of ``row``, or why it is none. A row that is read once more at the same
+        ``place`` is not its own duplicate."""
+        made = read_record(row, number, self.source)
+        if isinstance(made, Skipped):
+            return made
+        before = self.seen.get(made.id)
+        if made.id in self.seen and (place is None or before != place):
+            return Skipped(number, "duplicate", "an earlier row has the same question and chain")
+        if self._forbidden & ngrams(made.question, self.source.ngram):
+            return Skipped(number, "contaminated", "the question shares words with a test set")
+        self.seen[made.id] = place
+        return made
 
 
 def read_record(row: Any, number: int, source: Source) -> Record | Skipped:

@@ -53,12 +53,14 @@ def _check(record: Record, recipe: Recipe) -> list[Finding]:
 
 def _dependent(record: Record, findings: Sequence[Finding]) -> dict[int, Rejection]:
     """The outermost blocks whose paths need one another, as ``findings`` say, by number from 0."""
-    blocks = locate(record.text).blocks
+    about = [
+        (finding, finding.span[0])
+        for finding in findings
+        if finding.gate == "independence" and finding.span and finding.span_in == "text"
+    ]
+    blocks = locate(record.text).blocks if about else ()
     failed: dict[int, Rejection] = {}
-    for finding in findings:
-        if finding.gate != "independence" or finding.span is None or finding.span_in != "text":
-            continue
-        at = finding.span[0]
+    for finding, at in about:
         for number, block in enumerate(blocks):
             if block.span[0] <= at < block.span[1]:
                 failed.setdefault(number, Rejection.of("assemble", [finding]))

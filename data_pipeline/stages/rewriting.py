@@ -149,14 +149,14 @@ def _in_place(
 ) -> Reading[Block]:
     """``block`` with what is wrong with the whole document ``text``, of which it is outermost block
     ``number``. Paths of blocks yet to be rewritten need not be independent."""
+    located = locate(text)
     findings = check_document(
-        text,
+        located,
         source=record.reference,
         answer=record.attempt or None,
         options=replace(recipe.gates, independence=False),
     )
     if not findings and recipe.gates.independence:
-        located = locate(text)
         findings = check_borrowed(located, record.question, [located.blocks[number]])
     return Reading(block, findings, text, record.reference)
 

@@ -78,8 +78,7 @@ class Calls(Database):
                 if self.lease.alive(row["owner"]):
                     return Opened.BUSY
                 self._lose(db, call.key)
-            ledger = self.ledger()
-            if not budget.allows(ledger.paid + ledger.held + ledger.lost + worst):
+            if not self.affords(call.key, worst, budget):
                 return Opened.DEAR
             self._write_open(db, call, worst)
             db.execute(
@@ -87,6 +86,11 @@ class Calls(Database):
                 (worst.tokens, worst.cost),
             )
         return Opened.OURS
+
+    def affords(self, key: str, worst: Amount, budget: Budget) -> bool:
+        """Whether a call that may take ``worst`` fits ``budget``."""
+        ledger = self.ledger()
+        return budget.allows(ledger.paid + ledger.held + ledger.lost + worst)
 
     def _write_open(self, db: sqlite3.Connection, call: Call, worst: Amount) -> None:
         messages = [asdict(message) for message in call.messages]

@@ -47,6 +47,14 @@ def run(
     budget_cost: Annotated[
         float | None, typer.Option(help="Hard limit in the currency of `prices`.")
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that check replies, 0 for threads [default: one for each CPU, fewer "
+            "where there are few items].",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would ask for and cost; send nothing.")
     ] = False,
@@ -76,7 +84,9 @@ def run(
         "budget.tokens": budget_tokens,
         "budget.cost": budget_cost,
     }
-    started = Start(config, overrides, file or [], store, dry_run=dry_run, record=record)
+    started = Start(
+        config, overrides, file or [], store, dry_run=dry_run, record=record, processes=processes
+    )
     if started.loaded.sample is not None:
         fail(f"{config} has `sample`: answers are drawn by `multiverse curate sample`")
     started.run()

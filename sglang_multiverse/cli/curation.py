@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sqlite3
 import sys
@@ -25,6 +26,8 @@ StoreOption = Annotated[
     Path, typer.Option("--store", help="The SQLite file that holds every call and outcome.")
 ]
 STORE = Path("curation.sqlite")
+#: Fewer are done sooner than a process has started.
+ITEMS_PER_PROCESS = 16
 
 
 def installed() -> None:
@@ -40,6 +43,7 @@ class Start:
         overrides: dotted names to values, see :func:`..data_pipeline.config.load`.
         files: read instead of the source that the file names.
         record: folder for cassettes of every item's replies.
+        processes: that check replies, 0 for threads, None by the number of items.
         sampling: answers are drawn, with the defaults where the file says nothing of it.
     """
 
@@ -52,6 +56,7 @@ class Start:
         *,
         dry_run: bool = False,
         record: Path | None = None,
+        processes: int | None = None,
         sampling: bool = False,
     ):
         for one in files:
@@ -68,6 +73,7 @@ class Start:
         except configs.ConfigError as error:
             fail(error)
         self.store, self.dry_run, self.record = store, dry_run, record
+        self.processes = processes
 
     def run(self) -> None:
         """Run, or say what a run would do. Ends the command with exit code 1 where an item is
@@ -83,7 +89,12 @@ class Start:
             endpoint = self.loaded.endpoint.build()
         except (ConfigError, IngestError) as error:
             fail(error)
-        finished = _run(self.loaded, self.recipe, ingested, self.store, endpoint, self.record)
+        processes = self.processes
+        if processes is None:
+            processes = min(os.cpu_count() or 1, len(ingested.records) // ITEMS_PER_PROCESS)
+        finished = _run(
+            self.loaded, self.recipe, ingested, self.store, endpoint, self.record, processes
+        )
         _say_end(finished)
         if finished.end != "complete" or finished.progress.errors:
             raise typer.Exit(1)
@@ -167,6 +178,7 @@ def _run(
     path: Path,
     endpoint: Any,
     record: Path | None,
+    processes: int,
 ) -> Finished:
     from ..data_pipeline.pipeline import Run
     from ..data_pipeline.store.store import Store, StoreError, store_error
@@ -191,6 +203,7 @@ def _run(
                 store,
                 caller,
                 workers=endpoint.concurrency + 8,
+                processes=processes,
                 source=ingested.identity,
                 about=about,
                 observe=show.update,

@@ -167,6 +167,6 @@ def fill_store(
     with Store(path) as store:
         store._db.execute("PRAGMA synchronous = OFF")
         store.put_run("r", about, {item: columns[n % len(made)] for n, item in enumerate(ids)})
+        outcomes = [outcome_of(record, record) for record in made]
         for number, item in enumerate(ids):
-            record = replace(made[number % len(made)], id=item)
-            store.settle("r", outcome_of(record, record))
+            store.settle("r", replace(outcomes[number % len(made)], item=item))

@@ -146,16 +146,16 @@ def test_an_error_of_this_code_is_kept_with_its_traceback(
     light: list[Cassette], configure: Configure, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the run goes on."""
-    from sglang_multiverse.data_pipeline import pipeline
+    from sglang_multiverse.data_pipeline import workers
 
-    real = pipeline.curate
+    real = workers.curate
 
     def curate(record: Any, recipe: Any) -> Any:
         if record.id == light[0].id:
             raise KeyError("nobody thought of this")
         return real(record, recipe)
 
-    monkeypatch.setattr(pipeline, "curate", curate)
+    monkeypatch.setattr(workers, "curate", curate)
     with ReplayServer(light) as server:
         finished, _ = run(configure(server.url, items=light), store)
     assert (finished.end, finished.progress.errors) == ("complete", 1)

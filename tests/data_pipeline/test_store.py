@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sglang_multiverse.data_pipeline.store.store import Opened, Outcome, Store, StoreError
+from sglang_multiverse.data_pipeline.store.database import PAGE
+from sglang_multiverse.data_pipeline.store.store import Opened, Outcome, Status, Store, StoreError
 from sglang_multiverse.data_pipeline.teacher.budget import Amount, Budget
 from sglang_multiverse.data_pipeline.teacher.call import Call, Message, Reply, Sampling, Usage
 
@@ -212,3 +213,36 @@ def test_the_lease_of_a_dead_process_is_free_without_waiting(path: Path) -> None
         (dead,) = [file.name for file in folder.iterdir() if file.name != store.lease.owner]
         assert not store.lease.alive(dead)
         assert store.lease.alive(store.lease.owner)
+
+
+def test_what_is_read_in_pages_is_all_there(path: Path) -> None:
+    count = 2 * PAGE + 1
+    items = [f"i{number:04}" for number in range(count)]
+    with Store(path) as store:
+        store._db.execute("PRAGMA synchronous = OFF")
+        store.put_run("r", {}, {item: {"n": item} for item in reversed(items)})
+        for number, item in enumerate(items):
+            one = call(item, item=item, attempt=1 + number % 2)
+            assert store.open_call(one, WORST) is Opened.OURS
+            store.close_call(one.key, reply())
+            status: Status = "accepted" if number % 3 else "rejected"
+            store.settle("r", Outcome(item, status, code="c", result={}, keys=(one.key, one.key)))
+        assert [one.item for one in store.each_outcome("r")] == items
+        accepted = [item for number, item in enumerate(items) if number % 3]
+        assert [one.item for one in store.each_outcome("r", "accepted")] == accepted
+        assert [item for item, _ in store.statuses("r")] == items
+        keys = [row["key"] for row in store.calls()]
+        assert keys == sorted(keys) and len(keys) == count
+        assert set(store.accounts(keys[:5])) == set(keys[:5])
+        rejected = count - len(accepted)
+        assert store.reasons("r") == [
+            ("accepted", "", "c", len(accepted)),
+            ("rejected", "", "c", rejected),
+        ]
+        (use,) = store.use("r")
+        assert (use["calls"], use["repairs"]) == (count, count // 2), "a call counts once"
+        assert use["cost"] == pytest.approx(0.01 * count)
+        assert store.requests() == (count, 0)
+        assert store.outcome("r", "nobody") is None
+        assert store.columns_of([*items[:3], "nobody"]) == {item: {"n": item} for item in items[:3]}
+        assert list(store.each_outcome("another run")) == []

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from ...finding import Finding
 from ..text.located import Located, LocatedBlock, Part
-from .statements import Statement, plain, statements
+from .statements import Statement, statements
 
 #: Behind one of these, in a path, a name is being introduced.
 _GIVES_A_NAME = re.compile(
@@ -44,8 +45,8 @@ def check_borrowed(
     findings: list[Finding] = []
     for block in located.walk() if blocks is None else blocks:
         before = located.text[: block.paths[0].span[0]] if block.paths else ""
-        seen = _Read.of(f"{question}\n{before}")
-        paths = [(path, _Read.of(located.at(path.inner))) for path in block.paths]
+        seen = _Read(f"{question}\n{before}")
+        paths = [(path, _Read(located.at(path.inner))) for path in block.paths]
         for path, own in paths:
             siblings = [one for one in paths if one[0] is not path]
             findings += _values(path, own, siblings, seen)
@@ -57,12 +58,28 @@ def check_borrowed(
 class _Read:
     """A text, read once: its sentences, and all of it in one spelling."""
 
-    statements: Sequence[Statement]
-    plain: str
+    text: str
 
-    @classmethod
-    def of(cls, text: str) -> _Read:
-        return cls(statements(text), plain(text))
+    @cached_property
+    def statements(self) -> Sequence[Statement]:
+        return statements(self.text)
+
+    @cached_property
+    def plain(self) -> str:
+        return " ".join(one.plain for one in self.statements)
+
+    @cached_property
+    def counts(self) -> frozenset[str]:
+        return frozenset().union(*(one.counts for one in self.statements))
+
+    @cached_property
+    def ends(self) -> frozenset[str]:
+        """Numbers that it comes to."""
+        return frozenset().union(*(one.results | _last(one) for one in self.statements))
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        return frozenset().union(*(_named(one.plain) for one in self.statements))
 
 
 _Siblings = Sequence[tuple[Part, _Read]]
@@ -70,13 +87,8 @@ _Siblings = Sequence[tuple[Part, _Read]]
 
 def _values(path: Part, own: _Read, siblings: _Siblings, seen: _Read) -> Iterator[Finding]:
     """Numbers that are used before the path has come to them, and that a sibling comes to."""
-    known = {number for one in seen.statements for number in one.counts}
-    theirs = {
-        number: sibling
-        for sibling, read in siblings
-        for one in read.statements
-        for number in one.results | _last(one)
-    }
+    known = set(seen.counts)
+    theirs = {number: sibling for sibling, read in siblings for number in read.ends}
     for one in own.statements:
         for number in sorted(one.numbers - known - one.results - _last(one)):
             if len(number) > 1 and number in theirs and not _round(number):
@@ -106,7 +118,7 @@ def _names(
     located: Located, path: Part, own: _Read, siblings: _Siblings, seen: _Read
 ) -> Iterator[Finding]:
     """Names that the path uses and gives no meaning, and that a sibling introduces."""
-    shared = _named(seen.plain)
+    shared = set(seen.names)
     told: set[str] = set()
     for match in _NAME.finditer(own.plain):
         name = match.group()
@@ -132,9 +144,13 @@ def _names(
                 break
 
 
-def _named(text: str) -> set[str]:
-    found = _NAME.findall(text)
-    return {letter for name in found for letter in (name, *(name if name.isupper() else ()))}
+@lru_cache(maxsize=1 << 13)
+def _named(sentence: str) -> frozenset[str]:
+    """The names in a sentence, which stands before several blocks."""
+    found = _NAME.findall(sentence)
+    return frozenset(
+        letter for name in found for letter in (name, *(name if name.isupper() else ()))
+    )
 
 
 def _introduced(text: str, match: re.Match[str]) -> bool:

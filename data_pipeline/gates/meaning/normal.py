@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 Span = tuple[int, int]
 
 _ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&", "&quot;": '"', "&#39;": "'", "&apos;": "'"}
-_SPECIAL = re.compile(r"&(?:lt|gt|amp|quot|#39|apos);|\s+")
+_ESCAPE = re.compile(r"&(?:lt|gt|amp|quot|#39|apos);")
+_SPECIAL = re.compile(rf"{_ESCAPE.pattern}|\s+")
 _SAME = str.maketrans("“”‘’–—−", "\"\"''---")
 
 
 @dataclass(frozen=True)
 class Normal:
-    """A normalised text; character ``i`` of ``text`` stands at ``offsets[i]`` of the original."""
+    """A normalised text, and where its characters stand in the original."""
 
     text: str
-    offsets: Sequence[int]
+    original: str = field(repr=False)
+    spans: Sequence[Span] = field(repr=False)
+    space: str = " "
+
+    @cached_property
+    def offsets(self) -> Sequence[int]:
+        """Character ``i`` of ``text`` stands at ``offsets[i]`` of the original."""
+        return _offsets(self.original, self.spans, self.space)
 
     def span(self, start: int, end: int) -> Span:
         """Where characters ``[start, end)`` stand in the original."""
@@ -36,35 +45,36 @@ def normal(text: str, spans: Sequence[Span] | None = None, *, space: str = " ") 
     Escapes of XML are undone, typographic quotes and dashes made plain, and every run of white
     space becomes ``space``.
     """
-    out: list[str] = []
+    spans = [(0, len(text))] if spans is None else spans
+    words = " ".join(text[start:end] for start, end in spans).split()
+    said = " ".join(words)
+    if "&" in said:
+        said = _ESCAPE.sub(lambda match: _ENTITIES[match.group()], said)
+    return Normal(said.replace(" ", space).translate(_SAME), text, spans, space)
+
+
+def _offsets(text: str, spans: Sequence[Span], space: str) -> list[int]:
     offsets: list[int] = []
     spaced = True  # a space would be the first, or follow one
-
-    def put(string: str, at: Iterable[int]) -> None:
-        out.append(string)
-        offsets.extend(at)
-
-    for start, end in [(0, len(text))] if spans is None else spans:
+    for start, end in spans:
         if space and not spaced:
-            put(space, [start])
+            offsets.append(start)
             spaced = True
         at = start
         for match in _SPECIAL.finditer(text, start, end):
             if at < match.start():
-                put(text[at : match.start()], range(at, match.start()))
+                offsets.extend(range(at, match.start()))
                 spaced = False
             at = match.end()
-            found = match.group()
-            if not found[0].isspace():
-                put(_ENTITIES[found], [match.start()])
+            if not match.group()[0].isspace():
+                offsets.append(match.start())
                 spaced = False
             elif space and not spaced:
-                put(space, [match.start()])
+                offsets.append(match.start())
                 spaced = True
         if at < end:
-            put(text[at:end], range(at, end))
+            offsets.extend(range(at, end))
             spaced = False
-    if space and spaced and out:
-        out.pop()
+    if space and spaced and offsets:
         offsets.pop()
-    return Normal("".join(out).translate(_SAME), offsets)
+    return offsets

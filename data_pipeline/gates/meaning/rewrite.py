@@ -85,9 +85,10 @@ def _compare(
 
 def _faithful(old: Located, new: Located, was: Part, now: Part, given: str) -> Iterator[Finding]:
     """What the path's own text states otherwise than it did; ``given`` is every path's."""
-    spans = list(now.own())
-    said = "\n".join(old.at(span) for span in was.own())
-    for one in check_faithful(said, "\n".join(map(new.at, spans)), context=given):
+    said, says = ("\n".join(map(text.at, path.own())) for text, path in ((old, was), (new, now)))
+    if said.split() == says.split():
+        return
+    for one in check_faithful(said, says, context=given):
         # Where in the path is told by what the message quotes: its text may be in pieces.
         yield replace(one, span=now.inner, span_in="text")
 

@@ -10,9 +10,10 @@ four", or ``x²``, ``x^{2}`` and "x squared", are the same.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
 
 from ...source.sentences import Span, split_sentences, trimmed
 from .words import GREEK, JOINING, NUMBERS, SPOKEN, stem
@@ -192,6 +193,33 @@ _ASKS = re.compile(
 )
 
 
+Value = TypeVar("Value")
+
+
+@lru_cache(maxsize=1 << 13)
+def _facts(text: str) -> dict[str, Any]:
+    """What was found out about a sentence: the same ones come before several gates, and again with
+    every block of their chain."""
+    return {}
+
+
+class _fact(Generic[Value]):  # noqa: N801 - a decorator
+    """A property of the text of a statement, found out once for all statements of that text."""
+
+    def __init__(self, find: Callable[[Any], Value]):
+        self.find = find
+        self.name = find.__name__
+        self.__doc__ = find.__doc__
+
+    def __get__(self, one: Statement, owner: type[Statement] | None = None) -> Value:
+        facts = _facts(one.text)
+        if self.name not in facts:
+            facts[self.name] = self.find(one)
+        found: Value = facts[self.name]
+        one.__dict__[self.name] = found  # where the next look finds it first
+        return found
+
+
 @dataclass(frozen=True)
 class Statement:
     """One sentence of a passage; ``span`` counts characters of the passage."""
@@ -199,11 +227,11 @@ class Statement:
     span: Span
     text: str
 
-    @cached_property
+    @_fact
     def plain(self) -> str:
         return plain(self.text)
 
-    @cached_property
+    @_fact
     def formulas(self) -> tuple[str, ...]:
         """Runs of mathematics, without spaces but around relations."""
         return tuple(
@@ -212,13 +240,13 @@ class Statement:
             if re.search(r"\w", formula := found.strip("., ")) and formula not in ("a", "A", "I")
         )
 
-    @cached_property
+    @_fact
     def numbers(self) -> frozenset[str]:
         text = re.sub(r"^\s*(?:\d{1,2}[.):]|\(?[a-z0-9]\))\s+", "", self.plain)
         text = re.sub(r"(?i)\b(?:step|case|part|path|method|approach|option) \d+\b", "", text)
         return frozenset(_canonical(one) for one in _NUMBER.findall(text))
 
-    @cached_property
+    @_fact
     def spoken(self) -> frozenset[str]:
         """Numbers in words: they may be said otherwise ("both", "twice")."""
         return frozenset(
@@ -227,26 +255,26 @@ class Statement:
             for number in SPOKEN.get(word, ())
         )
 
-    @cached_property
+    @_fact
     def counts(self) -> frozenset[str]:
         """Numbers, in digits or words."""
         return self.numbers | self.spoken
 
-    @cached_property
+    @_fact
     def asks(self) -> bool:
         """Whether it is a question, or says what is asked."""
         return self.text.rstrip("*_ ").endswith("?") or _ASKS.search(self.text) is not None
 
-    @cached_property
+    @_fact
     def heading(self) -> bool:
         """Whether it is a title, or leads to what follows, rather than a sentence."""
         return bool(re.fullmatch(r"[*_]{2}.*[*_]{2}:?|#+ .*|[^.!?]{0,60}:", self.text, re.DOTALL))
 
-    @cached_property
+    @_fact
     def sides(self) -> frozenset[str]:
         return frozenset(side for a, _, b in self.relations for side in (a, b))
 
-    @cached_property
+    @_fact
     def relations(self) -> frozenset[tuple[str, str, str]]:
         """``(left, sign, right)`` for neighbours of a chain, and along one of equals."""
         found = set()
@@ -261,7 +289,7 @@ class Statement:
                     found.add((_side(left), "=", _side(sides[further + 1])))
         return frozenset(found)
 
-    @cached_property
+    @_fact
     def results(self) -> frozenset[str]:
         """Numbers that something comes to: behind a relation, or a word such as "gives"."""
         after = re.findall(
@@ -272,7 +300,7 @@ class Statement:
         )
         return frozenset(_canonical(one) for text in after for one in _NUMBER.findall(text))
 
-    @cached_property
+    @_fact
     def steps(self) -> frozenset[str]:
         """What is done to what: ``x+3``, ``2*x``, ``x^2``, ``√x``, brackets aside."""
         return frozenset(
@@ -282,7 +310,7 @@ class Statement:
             for step in _steps(side)
         )
 
-    @cached_property
+    @_fact
     def words(self) -> frozenset[str]:
         return frozenset(
             stem(word)
@@ -290,23 +318,23 @@ class Statement:
             if word not in JOINING and word not in NUMBERS
         )
 
-    @cached_property
+    @_fact
     def tokens(self) -> frozenset[str]:
         """Words, numbers and names."""
         names = (piece for formula in self.formulas for piece in _PIECE.findall(formula))
         return self.words | self.numbers | frozenset(names)
 
-    @cached_property
+    @_fact
     def names(self) -> frozenset[str]:
         """Names of one letter in formulas, with their indices."""
         return frozenset(name for formula in self.formulas for name in _NAME.findall(formula))
 
-    @cached_property
+    @_fact
     def negative(self) -> bool:
         """Whether anything in it denies, in whatever way."""
         return bool(_NEGATIVE.search(self.text)) or "!=" in self.plain
 
-    @cached_property
+    @_fact
     def denied(self) -> frozenset[str]:
         """What each negation denies: the number or name that follows it, or three words."""
         found: set[str] = set()

@@ -94,7 +94,7 @@ class Located:
 def locate(text: str, spec: DialectSpec = MULTIVERSE) -> Located:
     """The tree of ``text``. Never raises."""
     lexed = lex(text, spec)
-    at = list(accumulate((len(piece) for piece in lexed.pieces), initial=0))
+    at = list(accumulate(map(len, lexed.pieces), initial=0))
     trace = structure.parse(lexed.ids, lexed.dialect)
     blocks = tuple(_block(text, at, block, 1, spec) for block in trace.blocks)
     opened = closed = None

@@ -148,14 +148,14 @@ def test_an_error_of_this_code_is_kept_with_its_traceback(
     """And the run goes on."""
     from sglang_multiverse.data_pipeline import workers
 
-    real = workers.curate
+    real = workers.begin
 
-    def curate(record: Any, recipe: Any) -> Any:
+    def begin(record: Any, recipe: Any) -> Any:
         if record.id == light[0].id:
             raise KeyError("nobody thought of this")
         return real(record, recipe)
 
-    monkeypatch.setattr(workers, "curate", curate)
+    monkeypatch.setattr(workers, "begin", begin)
     with ReplayServer(light) as server:
         finished, _ = run(configure(server.url, items=light), store)
     assert (finished.end, finished.progress.errors) == ("complete", 1)

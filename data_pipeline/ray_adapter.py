@@ -82,7 +82,11 @@ def curate_dataset(
         fn_constructor_args=(config,),
         batch_size=None,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=1),  # one sees all rows, so it knows which came before
+        # One sees all rows, so that it knows which came before, in the thread of its task, whose
+        # name it needs: another one has none.
+        compute=ActorPoolStrategy(
+            size=1, max_concurrent_calls_per_actor=1, enable_true_multi_threading=True
+        ),
         num_cpus=0,
     )
     return screened.map_batches(

@@ -98,17 +98,15 @@ def test_rows_come_out_as_the_pipeline_makes_them(
 
     with ReplayServer(light, latency=0.05) as server:
         wanted = locally()
-        paid = len(server.paid())
         server.seen.clear()
         server.most_in_flight = 0
         assert by_ray(1, len(rows)) == wanted
         assert server.most_in_flight > 1, "a block of one row does not wait for another"
-        assert len(server.paid()) == 2 * paid
+        paid = len(server.paid())
         assert by_ray(1, 2) == wanted
-        assert len(server.paid()) == 2 * paid, "a rerun makes no call"
+        assert len(server.paid()) == paid, "a rerun makes no call"
         server.seen.clear()
         assert by_ray(2, 4) == wanted
-        assert len(server.paid()) == 3 * paid
     codes = Counter(code for _, _, code, _ in wanted)
     assert codes["duplicate"] == 2 and codes["contaminated"] == codes["no-chain"] == 1
     (one,) = (tmp_path / "stores2").glob(f"{socket.gethostname()}.sqlite")

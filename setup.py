@@ -48,6 +48,7 @@ EXTRAS = {
         "scikit-learn>=1.7",
     ],
     "eval": [
+        "filelock>=3.12",
         "inspect-ai>=0.3.285,<0.4",
         "httpx>=0.28",
         "math-verify[antlr4_13_2]>=0.9,<0.10",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from inspect_ai import eval_set
 from inspect_ai.model import get_model
 
@@ -82,6 +83,19 @@ def run(suite: Suite, folder: Path, say: Say = lambda line: print(line, file=sys
         SuiteError: a server cannot be asked, or started.
         Interrupted: Ctrl-C; the next run goes on from there.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock", timeout=0):
+            return _run(suite, folder, say)
+    except Timeout as error:
+        raise SuiteError(
+            f"another run has {folder} in hand; wait for it, or name another"
+        ) from error
+    except OSError as error:
+        raise SuiteError(f"{folder}: {error.strerror or error}") from error
+
+
+def _run(suite: Suite, folder: Path, say: Say) -> bool:
     whole, before = True, 0
     for name, server in suite.servers.items():
         arms = suite.of_server(name)
@@ -200,7 +214,6 @@ def fingerprint(server: str, model: str, arm: dict[str, Any], sampling: Sampling
 
 def note(folder: Path, server: str, prints: list[str]) -> None:
     """Note which arms of ``server`` the suite has that was run last: the folder may hold others."""
-    folder.mkdir(parents=True, exist_ok=True)
     place = folder / NOTE
     known = json.loads(place.read_text()) if place.exists() else {}
     place.write_text(json.dumps({**known, server: prints}))

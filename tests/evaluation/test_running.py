@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from sglang_multiverse.cli import app
@@ -200,6 +201,14 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, "http://127.0.0.1:9")
     with pytest.raises(SuiteError, match=r"server 'one': .*is a server running at"):
         running.run(suite, tmp_path / "logs", quiet)
+
+
+def test_one_run_at_a_time_has_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    with serving() as fake, FileLock(tmp_path / "logs" / ".lock"):
+        with pytest.raises(SuiteError, match="another run has"):
+            running.run(suite_of(tmp_path, fake.url), tmp_path / "logs", quiet)
+        assert fake.requests == []
 
 
 def test_no_logs(tmp_path: Path) -> None:

@@ -211,8 +211,8 @@ class Transport:
             fields["max_tokens"] = limit
         else:
             extra[self.endpoint.max_tokens_field] = limit
-        # As they are: the client would walk through them by their types, which takes longer than all
-        # else it does.
+        # As they are: the client would walk through them by their types, which takes it longer than
+        # anything else.
         extra["messages"] = [{"role": m.role, "content": m.content} for m in call.messages]
         return {"model": call.model, "messages": [], **fields, "extra_body": extra}
 

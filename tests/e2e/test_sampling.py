@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from sglang_multiverse.cli import app
+from sglang_multiverse.dialect import Dialect
 from sglang_multiverse.structure import parse
 from sglang_multiverse.tiny import task
 
 from .client import Client
-from .texts import Texts
 
 pytestmark = pytest.mark.weights("tiny")
 
 
-def test_drawn_from_the_served_model(overlap: Client, texts: Texts, tmp_path: Path) -> None:
+def test_drawn_from_the_served_model(
+    overlap: Client, tokenizer: Any, dialect: Dialect, tmp_path: Path
+) -> None:
     problems = {str(one): one for one in islice(task.generate(5, "train"), 8)}
     rows = [{"question": text, "answer": str(one.answer)} for text, one in problems.items()]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -44,5 +47,5 @@ def test_drawn_from_the_served_model(overlap: Client, texts: Texts, tmp_path: Pa
     assert len(found) >= 6
     for row in found:
         assert task.grade(row["text"], problems[row["question"]])
-        ids = texts.tokenizer.encode(row["text"], add_special_tokens=False)
-        assert parse(ids, texts.dialect).blocks, "tags came back as they were sampled"
+        ids = tokenizer.encode(row["text"], add_special_tokens=False)
+        assert parse(ids, dialect).blocks, "tags came back as they were sampled"

@@ -139,49 +139,29 @@ def _task(
     )
 
 
-@task
-def aime24(
-    mode: Mode = "parallel",
-    budget: int | None = None,
-    data: str | None = None,
-    max_tokens: int | None = 32768,
-    epochs: int = 1,
-    seed: int = 0,
-    limit: int | None = None,
-) -> Task:
-    """The 30 questions of AIME 2024."""
-    found = sources.from_rows(data or HUB["aime24"], BOXED)
-    return _task("aime24", found, **_given(locals()))
+def _mathematics(name: str, about: str) -> Callable[..., Task]:
+    """A task of questions whose answers go into a box."""
+
+    def one(
+        mode: Mode = "parallel",
+        budget: int | None = None,
+        data: str | None = None,
+        max_tokens: int | None = 32768,
+        epochs: int = 1,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> Task:
+        found = sources.from_rows(data or HUB[name], BOXED)
+        return _task(name, found, **_given(locals()))
+
+    one.__name__ = one.__qualname__ = name
+    one.__doc__ = about
+    return task(one)
 
 
-@task
-def aime25(
-    mode: Mode = "parallel",
-    budget: int | None = None,
-    data: str | None = None,
-    max_tokens: int | None = 32768,
-    epochs: int = 1,
-    seed: int = 0,
-    limit: int | None = None,
-) -> Task:
-    """The 30 questions of AIME 2025."""
-    found = sources.from_rows(data or HUB["aime25"], BOXED)
-    return _task("aime25", found, **_given(locals()))
-
-
-@task
-def math500(
-    mode: Mode = "parallel",
-    budget: int | None = None,
-    data: str | None = None,
-    max_tokens: int | None = 32768,
-    epochs: int = 1,
-    seed: int = 0,
-    limit: int | None = None,
-) -> Task:
-    """MATH-500."""
-    found = sources.from_rows(data or HUB["math500"], BOXED)
-    return _task("math500", found, **_given(locals()))
+aime24 = _mathematics("aime24", "The 30 questions of AIME 2024.")
+aime25 = _mathematics("aime25", "The 30 questions of AIME 2025.")
+math500 = _mathematics("math500", "MATH-500.")
 
 
 @task

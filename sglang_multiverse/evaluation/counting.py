@@ -37,7 +37,7 @@ def counted(arm: Arm) -> dict[str, Any]:
         "net_parallelism": _net(arm).row(),
         "forked": share(_figure(arm, lambda run: run.forks > 0)).row(),
         "forks": mean(_figure(arm, lambda run: run.forks)).row(),
-        "malformed_goals": sum(run.malformed for run in arm.runs),
+        "goals_not_forked": sum(run.goals_not_forked for run in arm.runs),
         "tokens": mean(tokens).row(),
         "critical_path": mean(critical).row(),
         "seconds": mean(_seconds(arm)).row(),

@@ -208,7 +208,7 @@ def _several(arms: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _outcomes(arms: list[dict[str, Any]]) -> Iterator[str]:
-    names = ["answered", "cut", "refused", "errors", "retries", "malformed_goals"]
+    names = ["answered", "cut", "refused", "errors", "retries", "goals_not_forked"]
     rows = [
         [
             arm["arm"],

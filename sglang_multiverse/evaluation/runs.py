@@ -44,7 +44,7 @@ class Run:
     forward_steps: int | None = None
     net: float | None = None
     forks: int = 0
-    malformed: int = 0
+    goals_not_forked: int = 0
     seconds: float | None = None
     latency: float | None = None
 
@@ -168,7 +168,7 @@ def _run(sample: EvalSample) -> Run:
         forward_steps=figures.get("forward_steps"),
         net=figures.get("net_parallelism"),
         forks=figures.get("forks") or 0,
-        malformed=figures.get("malformed") or 0,
+        goals_not_forked=figures.get("goals_not_forked") or 0,
         seconds=figures.get("seconds"),
         latency=figures.get("e2e_latency"),
     )

@@ -22,7 +22,9 @@ from inspect_ai.scorer import (
 )
 from inspect_ai.solver import TaskState
 
+from ..dialect import Tag
 from ..extras import require
+from ..lexer import split_tags
 from .grading import Grader
 from .statistics import ratio
 
@@ -35,7 +37,6 @@ FIGURES = {
     "forks": "multiverse_forks",
     "paths": "multiverse_paths",
     "depth": "multiverse_depth",
-    "malformed": "multiverse_malformed",
     "e2e_latency": "e2e_latency",
     "retractions": "num_retractions",
 }
@@ -129,12 +130,16 @@ def _is_figure(value: Any) -> bool:
 
 
 def figures(output: ModelOutput) -> dict[str, Any]:
-    """The server's figures of an answer. One that did not fork has its tokens for its critical
-    path; a server without the plugin gives no others."""
+    """The server's figures of an answer, and how many goals in it did not fork: malformed ones,
+    and those beyond a bound. An answer that did not fork has its tokens for its critical path; a
+    server without the plugin gives no others."""
     if output.error:
         return {}
     meta = output.metadata or {}
     found = {name: meta[key] for name, key in FIGURES.items() if _is_figure(meta.get(key))}
+    if "forks" in found:
+        goals = sum(tag is Tag.END_GOAL for _, tag in split_tags(output.completion))
+        found["goals_not_forked"] = max(goals - int(found["forks"]), 0)
     usage = output.usage
     tokens = usage.output_tokens if usage else 0
     return {

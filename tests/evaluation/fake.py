@@ -42,7 +42,7 @@ class Fake:
         if parallel:
             meta |= {
                 "multiverse_critical_path_tokens": tokens // 2,
-                "multiverse_forks": 1,
+                "multiverse_forks": 0 if body["seed"] % 2 else 1,
                 "multiverse_net_parallelism": 1.5,
             }
         return {

@@ -69,6 +69,8 @@ def test_a_whole_run_and_its_report(tmp_path: Path) -> None:
         assert (arm["accuracy"]["questions"], arm["epochs"], arm["answered"]) == (10, 2, 20)
     assert one["parallelism"]["value"] == pytest.approx(2, abs=0.02)
     assert two["parallelism"]["value"] == 1.0
+    assert one["goals_not_forked"] == sum(seed % 2 for seed in seeds[0])
+    assert two["goals_not_forked"] == 0
     assert one["net_parallelism"]["value"] == pytest.approx(1.5)
     (difference,) = found["differences"]
     assert difference["accuracy"]["value"] == 0.0

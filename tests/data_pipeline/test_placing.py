@@ -199,3 +199,18 @@ def test_a_block_that_is_undone_says_nothing_twice() -> None:
     thought = "".join(map(str, parse_text(record.text).thought or []))
     assert not parse_text(record.text).blocks
     assert _spaceless(thought) == _spaceless(BOTH)
+
+
+pieces = st.sampled_from(
+    ["S1: ", "S2:", "S4: ", "Split 3: ", f"Split {'9' * 5000}: ", "1-3", "+2", "3a", "٣", "99999",
+     "9" * 5000, ", ", "-", "\n", "<cut>", "The even ones give 12, ", "the odd ones 9.", "\0", "é"]
+)  # fmt: skip
+
+
+@given(st.lists(pieces, max_size=30).map("".join))
+def test_no_reply_makes_it_raise_and_what_it_accepts_is_whole(text: str) -> None:
+    placed = read_placement(text, GROUP, BOTH)
+    if not placed.findings:
+        filled = filled_outline(BOTH, GROUP, placed)
+        assert set(_spaceless(BOTH)) <= set(_spaceless(filled.text))
+        assert len(list(placed.notes())) < 10

@@ -59,7 +59,7 @@ EXTRAS = {
         "scipy>=1.14",
     ],
     "ifeval": ["if-verifiable>=0.1.2,<0.2"],
-    "ray": ["ray[data]>=2.50"],
+    "ray": ["ray[data]>=2.60"],
     "dev": [
         "build>=1.2",
         "check-jsonschema>=0.33",

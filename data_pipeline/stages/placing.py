@@ -18,7 +18,9 @@ from ..outline import Group, Outline, Step
 from ..source.sentences import Span, split_sentences
 
 _LINE = re.compile(r"[ \t]*(?:[-*][ \t]+)?[*_]*(S\d+(?:\.\d+)*)[*_]*[ \t]*:[*_]*[ \t]*(.*)")
-_SPLIT = re.compile(r"[ \t]*(?:[-*][ \t]+)?[*_]*Split[ \t]+\[?(\d{1,9})\]?[*_]*[ \t]*:[*_]*[ \t]*(.*)")
+_SPLIT = re.compile(
+    r"[ \t]*(?:[-*][ \t]+)?[*_]*Split[ \t]+\[?(\d{1,9})\]?[*_]*[ \t]*:[*_]*[ \t]*(.*)"
+)
 _CUT = re.compile(r"<cut[ \t]*/?>", re.IGNORECASE)
 _RANGE = re.compile(
     r"(\+?)[ \t]*\[?(\d+[a-z]?)\]?(?:[ \t]*(?:-|–|—|\.\.|to)[ \t]*\[?(\d+[a-z]?)\]?)?$"

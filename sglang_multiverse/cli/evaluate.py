@@ -134,7 +134,9 @@ def grade(
         ..., help="JSONL: id, output, reference[, comparison, finish_reason]; - is standard input"
     ),
     as_json: bool = typer.Option(False, "--json", help="one JSON object a line"),
-    workers: int | None = typer.Option(None, min=1, help="outputs graded at a time"),
+    workers: int | None = typer.Option(
+        None, min=1, help="outputs graded at a time; default: one for each CPU"
+    ),
 ) -> None:
     """Grade outputs of any origin by the evaluation's rule; no server is asked.
 

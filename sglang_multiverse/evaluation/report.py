@@ -102,6 +102,10 @@ def _markdown(found: dict[str, Any], pictures: dict[str, Path]) -> Iterator[str]
         "outside tags, goals and conclusions above the line. A run that was cut, refused or failed "
         "counts as wrong."
     )
+    missing = sum(row["errors"] for row in found["arms"])
+    if missing:
+        yield ""
+        yield f"**{missing} runs have no answer yet** and lower what is above; run the suite again."
     if any(row["epochs"] > 1 for row in found["arms"]):
         yield ""
         yield from _several(found["arms"])

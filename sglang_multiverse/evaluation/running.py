@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from inspect_ai import eval_set
+from inspect_ai import Task, eval_set
 from inspect_ai.model import get_model
 
 from .. import __version__
@@ -133,6 +133,7 @@ def _run_server(
         }
         one.metadata = {**(one.metadata or {}), **place}
         made.append(one)
+    _check_questions(folder / name, dict(zip(prints, made, strict=True)))
     note(folder, name, prints)
     total = sum(len(one.dataset) * (one.epochs or 1) for one in made)
     model = get_model(f"multiverse/{served}", base_url=endpoint.url, memoize=False)
@@ -165,6 +166,22 @@ def _run_server(
     if len(logs) < len(made) or any(log.status == "cancelled" for log in logs):
         raise Interrupted  # which eval_set calls a success
     return bool(success) and all(log.status == "success" for log in logs)
+
+
+def _check_questions(folder: Path, tasks: dict[str, Task]) -> None:
+    """An arm is known by the name of its questions' file, not by what is in it."""
+    try:
+        known = {arm.about.get("fingerprint"): arm.about for arm in read_arms(folder)}
+    except LogsError:
+        return
+    for one, task in tasks.items():
+        before = (known.get(one) or {}).get("data") or {}
+        now = (task.metadata or {})["data"]
+        if before and before["sha256"] != now["sha256"]:
+            raise SuiteError(
+                f"the questions of {now['source']} are others than when {folder} was begun; name "
+                "another folder by --out"
+            )
 
 
 def _answered(folder: Path, prints: list[str]) -> int:

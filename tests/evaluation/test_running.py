@@ -22,6 +22,7 @@ from sglang_multiverse.evaluation import report, running
 from sglang_multiverse.evaluation.publishing import WITHHELD, publish
 from sglang_multiverse.evaluation.runs import LogsError, read_arms
 from sglang_multiverse.evaluation.suite import Suite, SuiteError, load
+from sglang_multiverse.tiny import machines
 
 from .fake import serving
 
@@ -109,6 +110,22 @@ def test_a_changed_suite_is_asked_anew_and_reported_alone(tmp_path: Path) -> Non
         assert arm.about["sampling"] == {}
 
 
+def test_questions_that_changed_under_their_name_are_not_mixed(tmp_path: Path) -> None:
+    first, second = machines.questions(3, "test"), machines.questions(4, "test")
+    with serving() as fake:
+        for number, some in enumerate((first, second)):
+            one = next(some)
+            row = {"id": 1, "question": str(one), "answer": one.answer}
+            (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+            arms = [{"task": "math500", "data": "rows.jsonl"}]
+            suite = suite_of(tmp_path, fake.url, arms=arms)
+            if number == 0:
+                running.run(suite, tmp_path / "logs", quiet)
+                continue
+            with pytest.raises(SuiteError, match="are others than when"):
+                running.run(suite, tmp_path / "logs", quiet)
+
+
 def test_budgets_bound_the_critical_path_or_where_nothing_forks_the_tokens(tmp_path: Path) -> None:
     arms = [{"task": "tiny", "modes": ["sequential", "off"], "budgets": [64], "limit": 1}]
     with serving() as fake:
@@ -129,6 +146,8 @@ def test_what_has_no_answer_is_asked_again_and_nothing_else(tmp_path: Path) -> N
         (arm,) = read_arms(tmp_path / "logs")
         assert sum(run.outcome == "answered" for run in arm.runs) == 7
         assert {run.outcome for run in arm.runs} == {"answered", "error"}
+        report.write(tmp_path / "logs", tmp_path / "out")
+        assert "3 runs have no answer yet" in (tmp_path / "out" / "report.md").read_text()
         broken[0] = False
         before = len(fake.requests)
         assert running.run(suite, tmp_path / "logs", quiet)

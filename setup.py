@@ -56,6 +56,7 @@ EXTRAS = {
         "matplotlib>=3.10",
         "pydantic>=2.11",
         "pyyaml>=6",
+        "rapidfuzz>=3.14",
         "scipy>=1.14",
     ],
     "ifeval": ["if-verifiable>=0.1.2,<0.2"],

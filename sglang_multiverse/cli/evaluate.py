@@ -44,7 +44,7 @@ def run(
 
     Exit code 1: some questions have no answer; run it again for those.
     """
-    need("eval", "inspect_ai", "httpx", "math_verify", "scipy", "matplotlib")
+    need("eval", "inspect_ai", "httpx", "math_verify", "rapidfuzz", "scipy", "matplotlib")
     need_file(suite)
     from ..evaluation import planning, running
     from ..evaluation import report as reports
@@ -143,7 +143,7 @@ def grade(
     The answer is the last box after the thought, else the last box, else what follows the last
     `Answer:`; math-verify compares it with the reference.
     """
-    need("eval", "math_verify")
+    need("eval", "math_verify", "rapidfuzz")
     need_file(file)
     from ..data_pipeline.gates.meaning.equivalence import EquivalenceError
     from ..evaluation.grading import Grader

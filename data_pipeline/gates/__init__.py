@@ -79,7 +79,7 @@ def check_document(
             bare = source
             for tag in (MULTIVERSE[Tag.THINK], MULTIVERSE[Tag.END_THINK]):
                 bare = bare.replace(tag, " " * len(tag))  # spans stay those of the source
-            findings += compare_sentences(bare, located.text, spans, added=False)
+            findings += compare_sentences(bare, located.text, spans)
         findings += check_content(located, source, options)
     findings += check_answer(
         located, answer=answer, source=source, options=options, equivalence=equivalence

@@ -73,18 +73,23 @@ class Placement:
         """Whether it is repeated, or a part."""
         return unit in self.repeated or self.units[unit].is_part
 
-    def labels_of(self, unit: int) -> list[str]:
-        return [label for label, units in self.under.items() if unit in units]
+    def labels(self) -> dict[int, list[str]]:
+        """The steps that each placed unit stands under, in their order; a step twice where it names
+        a unit twice."""
+        found: dict[int, list[str]] = {}
+        for label, own in self.under.items():
+            for unit in own:
+                found.setdefault(unit, []).append(label)
+        return found
 
     def notes(self) -> Iterator[Finding]:
         """What of an item with this placement should be known: sentences split and repeated."""
+        labels = self.labels()
         for index, unit in enumerate(self.units):
-            if unit.is_part:
-                (label,) = self.labels_of(index)
-                yield _note("split-sentence", f"{unit.name} stands under {label}", unit.span)
-            elif index in self.repeated:
-                where = " and ".join(self.labels_of(index))
-                yield _note("repeated-sentence", f"{unit.name} stands under {where}", unit.span)
+            if self.is_marked(index):
+                code = "split-sentence" if unit.is_part else "repeated-sentence"
+                where = " and ".join(labels[index])
+                yield _note(code, f"{unit.name} stands under {where}", unit.span)
 
 
 def _note(code: str, message: str, span: Span) -> Finding:
@@ -220,9 +225,9 @@ def _numbers(
 def _each_once(placement: Placement, outline: Outline) -> None:
     """Note what is placed nowhere, and what twice without being repeated as it may be."""
     places = dict(_places(outline.parts))
-    units, again = placement.units, 0
+    units, placed, again = placement.units, placement.labels(), 0
     for index, unit in enumerate(units):
-        labels = [label for label, own in placement.under.items() for one in own if one == index]
+        labels = placed.get(index, [])
         again += max(len(labels) - 1, 0)
         if index not in placement.repeated:
             allowed = len(labels) <= 1
@@ -238,7 +243,6 @@ def _each_once(placement: Placement, outline: Outline) -> None:
     if again > max(len(units) // REPEATS, 1):
         message = f"{again} sentences of {len(units)} are repeated; at most one in {REPEATS} may be"
         placement.note("repeated-sentence", message, (0, 0))
-    placed = {index for own in placement.under.values() for index in own}
     for start, end in runs([i for i in range(len(units)) if i not in placed]):
         one, two = units[start], units[end]
         named = f"sentence {one.name}" if start == end else f"sentences {one.name} to {two.name}"

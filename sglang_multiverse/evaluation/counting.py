@@ -49,10 +49,7 @@ def counted(arm: Arm) -> dict[str, Any]:
         "extraction": dict(Counter(run.extraction for run in arm.answered)),
     }
     if epochs > 1:
-        given = {
-            question: [(run.answer, run.correct) for run in arm.runs if run.question == question]
-            for question in right
-        }
+        given = arm.grouped(lambda run: (run.answer, run.correct))
         row |= {
             "pass_at": {str(k): pass_at(right, k).row() for k in _powers(epochs)},
             "majority_at": {str(k): majority(given, k).row() for k in _powers(epochs)[1:]},
@@ -86,7 +83,6 @@ class Curve:
     """
 
     arm: str
-    task: str
     budgets: tuple[float, ...]
     accuracy: tuple[Estimate, ...]
 
@@ -107,7 +103,7 @@ def within(arm: Arm, unit: str) -> Curve | None:
 
         return share(arm.by_question(right))
 
-    return Curve(arm.name, arm.task, tuple(budgets), tuple(map(estimate, budgets)))
+    return Curve(arm.name, tuple(budgets), tuple(map(estimate, budgets)))
 
 
 def by_length(arm: Arm, parts: int = 4) -> list[dict[str, Any]]:
@@ -158,13 +154,14 @@ def _seconds(arm: Arm) -> dict[str, list[float]]:
 
 def _net(arm: Arm) -> Estimate:
     """Of the runs whose server gives it."""
-    some = [run for run in arm.answered if run.net is not None]
-    above: dict[str, list[float]] = {}
-    below: dict[str, list[float]] = {}
-    for run in some:
-        above.setdefault(run.question, []).append((run.net or 0.0) * run.critical_path)
-        below.setdefault(run.question, []).append(float(run.critical_path))
-    return ratio(above, below)
+
+    def above(run: Run) -> float | None:
+        return None if run.net is None else run.net * run.critical_path
+
+    def below(run: Run) -> float | None:
+        return None if run.net is None else run.critical_path
+
+    return ratio(_figure(arm, above), _figure(arm, below))
 
 
 def _less(one: Arm, two: Arm, figures: Any) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from .counting import by_length, counted, differences, within
 from .figures import draw
 from .runs import Arm, read_arms
 
-#: Columns of the main table: what they are called, and the key of the estimate.
-_SHARES = (("accuracy", "accuracy"),)
+#: Figures of the main table: what they are called, the key of the estimate, and its digits.
 _FIGURES = (
     ("# parallel", "parallelism", 2),
     ("net", "net_parallelism", 2),
@@ -187,12 +186,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _main(arms: list[dict[str, Any]]) -> Iterator[str]:
-    head = ["arm", *(name for name, _ in _SHARES), "n × k", *(name for name, _, _ in _FIGURES)]
+    head = ["arm", "accuracy", "n × k", *(name for name, _, _ in _FIGURES)]
     rows = []
     for arm in arms:
-        shares = [percent(arm[key]) for _, key in _SHARES]
         of = f"{arm['accuracy']['questions']} × {arm['epochs']}"
-        rows.append([arm["arm"], *shares, of, *(figure(arm[k], n) for _, k, n in _FIGURES)])
+        rows.append(
+            [arm["arm"], percent(arm["accuracy"]), of, *(figure(arm[k], n) for _, k, n in _FIGURES)]
+        )
     yield from _table(head, rows)
 
 

@@ -20,7 +20,7 @@ from .. import __version__
 from ..endpoint import Endpoint, ServerError
 from ..server import Server
 from ..tiny import MACHINES_DIR, MODEL_DIR
-from .runs import NOTE, LogsError, read_arms
+from .runs import NOTE, Arm, LogsError, read_arms
 from .suite import Sampling, ServerOf, Suite, SuiteError
 from .tasks import TASKS, listeners
 
@@ -133,13 +133,16 @@ def _run_server(
         }
         one.metadata = {**(one.metadata or {}), **place}
         made.append(one)
-    _check_questions(folder / name, dict(zip(prints, made, strict=True)))
+    known = _known(folder / name)
+    _check_questions(folder / name, known, dict(zip(prints, made, strict=True)))
     note(folder, name, prints)
     total = sum(len(one.dataset) * (one.epochs or 1) for one in made)
     model = get_model(f"multiverse/{served}", base_url=endpoint.url, memoize=False)
-    progress = Progress(total, say, before=_answered(folder / name, prints))
-    known = f", {progress.before} of them known" if progress.before else ""
-    say(f"{name}: {len(made)} arms, {total} answers{known}, of {served} at {endpoint.url}")
+    mine = [known[one] for one in prints if one in known]
+    answered = sum(run.outcome != "error" for arm in mine for run in arm.runs)
+    progress = Progress(total, say, before=answered)
+    of_them = f", {answered} of them known" if answered else ""
+    say(f"{name}: {len(made)} arms, {total} answers{of_them}, of {served} at {endpoint.url}")
     listeners.append(progress.one)
     try:
         success, logs = eval_set(
@@ -168,30 +171,23 @@ def _run_server(
     return bool(success) and all(log.status == "success" for log in logs)
 
 
-def _check_questions(folder: Path, tasks: dict[str, Task]) -> None:
-    """An arm is known by the name of its questions' file, not by what is in it."""
+def _known(folder: Path) -> dict[str, Arm]:
+    """The arms that there are logs of, by fingerprint."""
     try:
-        known = {arm.about.get("fingerprint"): arm.about for arm in read_arms(folder)}
+        return {str(arm.about.get("fingerprint")): arm for arm in read_arms(folder)}
     except LogsError:
-        return
+        return {}
+
+
+def _check_questions(folder: Path, known: dict[str, Arm], tasks: dict[str, Task]) -> None:
+    """An arm is known by the name of its questions' file, not by what is in it."""
     for one, task in tasks.items():
-        before = (known.get(one) or {}).get("data") or {}
         now = (task.metadata or {})["data"]
-        if before and before["sha256"] != now["sha256"]:
+        if one in known and known[one].about["data"]["sha256"] != now["sha256"]:
             raise SuiteError(
                 f"the questions of {now['source']} are others than when {folder} was begun; name "
                 "another folder by --out"
             )
-
-
-def _answered(folder: Path, prints: list[str]) -> int:
-    """Answers that are there already."""
-    try:
-        arms = read_arms(folder)
-    except LogsError:
-        return 0
-    some = [arm for arm in arms if arm.about.get("fingerprint") in prints]
-    return sum(run.outcome != "error" for arm in some for run in arm.runs)
 
 
 @contextmanager

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from inspect_ai.log import EvalLog, EvalSample, list_eval_logs, read_eval_log
+
+Value = TypeVar("Value")
 
 #: The file in a folder of logs that says which arms belong to the suite that was run last.
 NOTE = "suite.json"
@@ -65,12 +68,16 @@ class Arm:
     runs: tuple[Run, ...]
     about: dict[str, Any]
 
-    def by_question(self, value: Any) -> dict[str, list[float]]:
+    def grouped(self, value: Callable[[Run], Value]) -> dict[str, list[Value]]:
         """``value`` of every run, by question, in the order of epochs."""
-        found: dict[str, list[float]] = {}
+        found: dict[str, list[Value]] = {}
         for run in sorted(self.runs, key=lambda one: one.epoch):
-            found.setdefault(run.question, []).append(float(value(run)))
+            found.setdefault(run.question, []).append(value(run))
         return found
+
+    def by_question(self, value: Callable[[Run], float]) -> dict[str, list[float]]:
+        """:meth:`grouped`, of numbers."""
+        return self.grouped(lambda run: float(value(run)))
 
     @property
     def answered(self) -> list[Run]:

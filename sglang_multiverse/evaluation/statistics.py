@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 Runs = Mapping[str, Sequence[float]]
@@ -53,19 +53,19 @@ def share(runs: Runs) -> Estimate:
     the number of questions; so it never leaves [0, 1]. Where all runs are alike, and so their
     standard error is 0, it is that of as many runs as there are questions.
     """
-    mean = ratio(runs, {question: [1.0] * len(values) for question, values in runs.items()})
-    if mean.questions == 0:
+    plain = mean(runs)
+    if plain.questions == 0:
         return _NOTHING
-    p, spread = mean.value, mean.value * (1 - mean.value)
-    counted = float(mean.questions)
-    if spread > 0 and mean.se > 0:
-        counted = min(spread / mean.se**2, float(mean.runs))
-    t = student(mean.questions - 1) if mean.questions > 1 else student(1)
+    p, spread = plain.value, plain.value * (1 - plain.value)
+    counted = float(plain.questions)
+    if spread > 0 and plain.se > 0:
+        counted = min(spread / plain.se**2, float(plain.runs))
+    t = student(max(plain.questions - 1, 1))
     centre = (p + t**2 / (2 * counted)) / (1 + t**2 / counted)
     half = t / (1 + t**2 / counted) * math.sqrt(spread / counted + (t / (2 * counted)) ** 2)
     low = 0.0 if p == 0 else max(centre - half, 0.0)
     high = 1.0 if p == 1 else min(centre + half, 1.0)
-    return Estimate(p, mean.se, low, high, mean.questions, mean.runs)
+    return replace(plain, low=low, high=high)
 
 
 def mean(runs: Runs) -> Estimate:
@@ -103,9 +103,8 @@ def difference(one: Runs, two: Runs) -> Estimate:
         ]
         for question in both
     }
-    paired = mean(means)
     runs = sum(len(one[question]) + len(two[question]) for question in both)
-    return Estimate(paired.value, paired.se, paired.low, paired.high, paired.questions, runs)
+    return replace(mean(means), runs=runs)
 
 
 def pass_at(runs: Runs, k: int) -> Estimate:

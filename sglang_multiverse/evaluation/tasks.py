@@ -103,7 +103,7 @@ def _task(
     epochs: int,
     seed: int,
     limit: int | None,
-    scorer: Scorer | None = None,
+    scorer: Scorer,
 ) -> Task:
     if mode not in get_args(Mode):
         raise ValueError(f"mode {mode!r}: one of {', '.join(get_args(Mode))}")
@@ -122,7 +122,7 @@ def _task(
         name=name,
         dataset=MemoryDataset(samples, name=name),
         solver=ask(mode, budget, seed, max_tokens),
-        scorer=[scorer or answer(), parallelism()],
+        scorer=[scorer, parallelism()],
         epochs=Epochs(epochs),
         config=GenerateConfig(max_tokens=max_tokens),
         metadata={
@@ -139,8 +139,13 @@ def _task(
     )
 
 
-def _mathematics(name: str, about: str) -> Callable[..., Task]:
-    """A task of questions whose answers go into a box."""
+def _named(
+    name: str,
+    about: str,
+    read: Callable[[str | None], Questions],
+    scorer: Callable[[], Scorer] = answer,
+) -> Callable[..., Task]:
+    """A task whose questions ``read`` gives of the argument ``data``."""
 
     def one(
         mode: Mode = "parallel",
@@ -151,51 +156,40 @@ def _mathematics(name: str, about: str) -> Callable[..., Task]:
         seed: int = 0,
         limit: int | None = None,
     ) -> Task:
-        found = sources.from_rows(data or HUB[name], BOXED)
-        return _task(name, found, **_given(locals()))
+        return _task(name, read(data), **_given(locals()), scorer=scorer())
 
     one.__name__ = one.__qualname__ = name
     one.__doc__ = about
     return task(one)
 
 
-aime24 = _mathematics("aime24", "The 30 questions of AIME 2024.")
-aime25 = _mathematics("aime25", "The 30 questions of AIME 2025.")
-math500 = _mathematics("math500", "MATH-500.")
+def _boxed(name: str) -> Callable[[str | None], Questions]:
+    return lambda data: sources.from_rows(data or HUB[name], BOXED)
 
 
-@task
-def gpqa_diamond(
-    mode: Mode = "parallel",
-    budget: int | None = None,
-    data: str | None = None,
-    max_tokens: int | None = 32768,
-    epochs: int = 1,
-    seed: int = 0,
-    limit: int | None = None,
-) -> Task:
-    """The 198 questions of GPQA-Diamond, from a copy of its file that ``data`` names."""
+def _gpqa(data: str | None) -> Questions:
     if data is None:
         raise sources.QuestionsError(
             "gpqa_diamond needs data: the path of gpqa_diamond.csv, from "
             "https://github.com/idavidrein/gpqa"
         )
-    return _task("gpqa_diamond", sources.gpqa(data, CHOICE), **_given(locals()))
+    return sources.gpqa(data, CHOICE)
 
 
-@task
-def ifeval(
-    mode: Mode = "parallel",
-    budget: int | None = None,
-    data: str | None = None,
-    max_tokens: int | None = 32768,
-    epochs: int = 1,
-    seed: int = 0,
-    limit: int | None = None,
-) -> Task:
-    """IFEval, strict at the level of prompts; needs the package ``if-verifiable``."""
-    found = sources.ifeval(data or HUB["ifeval"])
-    return _task("ifeval", found, **_given(locals()), scorer=instructions())
+aime24 = _named("aime24", "The 30 questions of AIME 2024.", _boxed("aime24"))
+aime25 = _named("aime25", "The 30 questions of AIME 2025.", _boxed("aime25"))
+math500 = _named("math500", "MATH-500.", _boxed("math500"))
+gpqa_diamond = _named(
+    "gpqa_diamond",
+    "The 198 questions of GPQA-Diamond, from a copy of its file that ``data`` names.",
+    _gpqa,
+)
+ifeval = _named(
+    "ifeval",
+    "IFEval, strict at the level of prompts; needs the package ``if-verifiable``.",
+    lambda data: sources.ifeval(data or HUB["ifeval"]),
+    instructions,
+)
 
 
 @task
@@ -211,7 +205,7 @@ def tiny(
     """Questions for the models that ship: ``data`` is ``machines`` (default), ``nested`` or
     ``sums``."""
     found = sources.made(data or "machines", limit or 200, seed)
-    return _task("tiny", found, **_given(locals()))
+    return _task("tiny", found, **_given(locals()), scorer=answer())
 
 
 #: By name.

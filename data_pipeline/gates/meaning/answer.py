@@ -39,11 +39,12 @@ def final_answer(text: str, span: Span | None = None) -> FinalAnswer | None:
     none.
     """
     start, end = span or (0, len(text))
-    found = [answer for answer in (_boxed(text, start, end), _marked(text, start, end)) if answer]
+    found = [answer for answer in (boxed(text, start, end), _marked(text, start, end)) if answer]
     return max(found, key=lambda answer: answer.span[0]) if found else None
 
 
-def _boxed(text: str, start: int, end: int) -> FinalAnswer | None:
+def boxed(text: str, start: int, end: int) -> FinalAnswer | None:
+    """The last box in ``text[start:end]`` that is closed and holds something."""
     for match in reversed(list(_BOXED.finditer(text, start, end))):
         inner = match.end() + 1
         depth, at = 1, inner
@@ -65,7 +66,7 @@ def _marked(text: str, start: int, end: int) -> FinalAnswer | None:
         at = match.end() + len(rest) - len(body)
         line = body.split("\n", 1)[0]
         if _BOXED.search(line):
-            return _boxed(text, at, at + len(line))
+            return boxed(text, at, at + len(line))
         line = re.split(r"(?<=[^\d\s])\.(?:\s|$)|\.\s*$", line, maxsplit=1)[0]
         value = line.strip().strip("*_").strip()
         value = re.sub(r"^(?:\\\(|\\\[|\$+)\s*(.*?)\s*(?:\\\)|\\\]|\$+)$", r"\1", value)

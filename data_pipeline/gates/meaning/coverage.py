@@ -17,17 +17,12 @@ from .normal import Normal, Span, normal
 _ALIKE = 80
 
 
-def compare_sentences(
-    source: str, text: str, spans: Sequence[Span], *, added: bool
-) -> list[Finding]:
+def compare_sentences(source: str, text: str, spans: Sequence[Span]) -> list[Finding]:
     """Sentences of ``source`` that the ``spans`` of ``text`` lack or hold changed or twice.
 
     White space, XML escapes and typographic quotes do not count.
-
-    Args:
-        added: report sentences the source does not have.
     """
-    return _Comparison(source, text, spans).run(added)
+    return _Comparison(source, text, spans).run()
 
 
 def _finding(code: str, message: str, span: Span, *, in_source: bool = False) -> Finding:
@@ -55,7 +50,7 @@ class _Comparison:
         self.findings: list[Finding] = []
         self.spans = spans
 
-    def run(self, added: bool) -> list[Finding]:
+    def run(self) -> list[Finding]:
         anchors = self.anchor()
         left: list[_Sentence] = []
         edge = index = 0
@@ -63,7 +58,7 @@ class _Comparison:
             left += self.in_gap(self.sentences[index:source_index], edge, start)
             edge, index = end, source_index + 1
         self.changed_moved_or_missing(left)
-        self.surplus(added)
+        self.doubled()
         return sorted(self.findings, key=lambda f: (f.span_in, f.span))
 
     @property
@@ -182,25 +177,17 @@ class _Comparison:
             spans.append((at, self.end))
         return spans
 
-    def surplus(self, added: bool) -> None:
+    def doubled(self) -> None:
         known = {sentence.key for sentence in self.sentences}
         for start, end in self.free():
             span = self.target.span(start, end)
             for s, e in split_sentences(self.text[slice(*span)]):
                 inner = trimmed(self.text, (span[0] + s, span[0] + e))
                 key = normal(self.text, [inner], space="").text
-                if not _says(key):
-                    continue
-                quoted = " ".join(self.text[slice(*inner)].split())[:80]
                 if key in known:
+                    quoted = " ".join(self.text[slice(*inner)].split())[:80]
                     self.findings.append(
                         _finding("duplicated-sentence", f"stands twice: {quoted!r}", inner)
-                    )
-                elif added:
-                    self.findings.append(
-                        _finding(
-                            "added-text", f"not in the source; leave it out: {quoted!r}", inner
-                        )
                     )
 
 

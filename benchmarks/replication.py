@@ -17,12 +17,13 @@ curriculum   the eight passes from flattened text to blocks  by order   shared b
 no-mask      a path for each run                             causal     in text order
 ===========  ==============================================  =========  =================
 
-Each arm is tried with two learning rates on the first seed, for a third of the steps; the better on
-unseen questions is its rate for all seeds. What comes of it is served, by the real engine, on other
-unseen questions. ``time`` asks some of them one at a time. Every part that is done is kept in
-``--out``; a run that was cut goes on from there. Trains ``--at-once`` models at a time (2), on a
-GPU where there is one. ``serve`` and
-``time`` need a server; models may be trained on one machine and served on another.
+Each arm is trained with two learning rates, on every seed where forks share positions, else on the
+first; the better on unseen questions is its rate. What comes of it is served, by the real engine,
+on other unseen questions. ``time`` asks some of them one at a time. Every part that is done is kept
+in ``--out``; a run that was cut goes on from there. Trains ``--at-once`` models at a time (2), on a
+GPU where there is one: an H200 took six minutes for the twenty models of stage 2, all at once; two
+cores take hours. ``serve`` and ``time`` need a server; models may be trained on one machine and
+served on another.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -53,6 +55,8 @@ ARMS: dict[str, tuple[str, Mode]] = {
     "curriculum": ("multiverse", "parallel"),
     "no-mask": ("no-mask", "parallel"),
 }
+#: Arms that are trained with every rate on the first seed alone: they end as well with either.
+SETTLED = ("ar", "no-mask")
 #: Seeds of questions nobody is trained on: to choose by, to time, to serve (others to each seed).
 CHOOSING, TIMING, SERVING = 1, 3, 100
 #: Not which ends highest: to compare two numbers took models of this size more than all else.
@@ -66,8 +70,8 @@ class Size:
     Attributes:
         lookups: steps before stage 1, at most, that teach to look things up.
         easy, first: steps of stage 1 on short runs, and of stage 1 together.
-        trial, second: steps of a trial of a learning rate, and of stage 2.
-        batch: texts of a step, in both stages.
+        second: steps of stage 2.
+        batch: texts of a step, in stage 1 and in stage 2.
         every: steps between exams, in stage 1 and in stage 2.
         exam, served, timed: questions, those to be served for each seed.
         longest: tokens of an answer, above which it is cut.
@@ -76,9 +80,8 @@ class Size:
     lookups: tuple[int, int, int] = (1500, 600, 500)
     easy: int = 200
     first: int = 1500
-    trial: int = 480
     second: int = 1440
-    batch: int = 4
+    batch: tuple[int, int] = (4, 8)
     every: tuple[int, int] = (300, 120)
     exam: int = 48
     served: int = 135
@@ -92,9 +95,8 @@ PILOT = Size(
     lookups=(4, 4, 4),
     easy=2,
     first=6,
-    trial=8,
     second=8,
-    batch=4,
+    batch=(4, 4),
     every=(3, 4),
     exam=3,
     served=6,
@@ -108,22 +110,20 @@ FIRST_RATE = 2e-2
 
 @dataclass(frozen=True)
 class Job:
-    """One model to train: stage 1 (arm ``first``), or an arm of stage 2 or its trial."""
+    """One model to train: stage 1 (arm ``first``), or an arm of stage 2."""
 
     arm: str
     seed: int
     rate: float
-    is_trial: bool = False
 
     @property
     def name(self) -> str:
-        return f"{'trial-' * self.is_trial}{self.arm}-{self.seed}-{self.rate:g}"
+        return f"{self.arm}-{self.seed}-{self.rate:g}"
 
     @classmethod
     def named(cls, name: str) -> Job:
         arm, seed, rate = name.rsplit("-", 2)
-        bare = arm.removeprefix("trial-")
-        return cls(bare, int(seed), float(rate), bare != arm)
+        return cls(arm, int(seed), float(rate))
 
 
 def stage_1(size: Size) -> list[Job]:
@@ -131,15 +131,21 @@ def stage_1(size: Size) -> list[Job]:
     return [Job("first", seed, FIRST_RATE) for seed in size.seeds]
 
 
-def trials(arm: str, size: Size) -> list[Job]:
-    """An arm at every rate, on the first seed."""
-    return [Job(arm, size.seeds[0], rate, is_trial=True) for rate in size.rates]
+def tried(arm: str, size: Size) -> list[Job]:
+    """An arm at every rate, on the seeds by which its rate is chosen."""
+    seeds = size.seeds[:1] if arm in SETTLED else size.seeds
+    return [Job(arm, seed, rate) for rate in size.rates for seed in seeds]
 
 
 def better(arm: str, out: Path, size: Size) -> float:
-    """Of the rates of an arm the one whose trial writes more unseen questions word for word; of two
+    """Of the rates of an arm the one whose models write more unseen questions word for word; of two
     that write as many, the one with the lower loss."""
-    return max(trials(arm, size), key=lambda job: (exam_of(out, job), -loss_of(out, job))).rate
+
+    def merit(rate: float) -> tuple[float, float]:
+        jobs = [job for job in tried(arm, size) if job.rate == rate]
+        return sum(exam_of(out, job) for job in jobs), -sum(loss_of(out, job) for job in jobs)
+
+    return max(size.rates, key=merit)
 
 
 def first_model(out: Path, size: Size) -> Path:
@@ -162,16 +168,15 @@ def train(job: Job, out: Path, size: Size, workers: int) -> None:
     if not first:
         folder = out / Job("first", job.seed, FIRST_RATE).name / "model"
         model.load_state_dict(Qwen2ForCausalLM.from_pretrained(folder).state_dict())
-    steps = size.first if first else size.trial if job.is_trial else size.second
+    steps = size.first if first else size.second
+    batch = size.batch[0 if first else 1]
     # Other questions than stage 1 saw, the same for every arm.
     seed = job.seed if first else 1000 + job.seed
     if job.arm == "curriculum":
-        data = factory.in_passes(seed, steps, size.batch, ASKS)
+        data = factory.in_passes(seed, steps, batch, ASKS)
     else:
         easy = size.easy if first else 0
-        data = factory.rows(
-            seed, steps, size.batch, {(mode, False): 1.0}, easy_steps=easy, asks=ASKS
-        )
+        data = factory.rows(seed, steps, batch, {(mode, False): 1.0}, easy_steps=easy, asks=ASKS)
     paper = {
         str(count): [
             factory.row(one, mode)
@@ -198,7 +203,7 @@ def train(job: Job, out: Path, size: Size, workers: int) -> None:
         data,
         out / job.name,
         steps=steps,
-        batch=size.batch,
+        batch=batch,
         rate=job.rate,
         variant=variant,
         seed=job.seed,
@@ -232,32 +237,34 @@ def train_all(out: Path, size: Size, options: list[str], at_once: int) -> None:
             subprocess.run(command, env=env, stdout=log, stderr=log, check=True)
         print(f"{job.name}: {exam_of(out, job):.1%} word for word", flush=True)
 
-    def trial(job: Job, base: Future[None]) -> None:
+    def after(job: Job, base: Future[None]) -> None:
         base.result()
         one(job)
 
-    def whole(arm: str, seed: int, awaited: list[Future[None]]) -> None:
+    def chosen_one(arm: str, seed: int, awaited: list[Future[None]]) -> None:
         for done in awaited:
             done.result()
         one(Job(arm, seed, better(arm, out, size)))
 
     with ThreadPoolExecutor(at_once) as pool:  # each waits only for what was handed out before it
         base = {job.seed: pool.submit(one, job) for job in stage_1(size)}
-        first = base[size.seeds[0]]
-        tried = {arm: [pool.submit(trial, job, first) for job in trials(arm, size)] for arm in ARMS}
-        rest = [
-            pool.submit(whole, arm, seed, [*tried[arm], base[seed]])
-            for seed in size.seeds
+        trials = {
+            arm: [pool.submit(after, job, base[job.seed]) for job in tried(arm, size)]
             for arm in ARMS
+        }
+        rest = [
+            pool.submit(chosen_one, arm, seed, [*trials[arm], base[seed]])
+            for arm in SETTLED
+            for seed in size.seeds[1:]
         ]
-        for done in (*base.values(), *itertools.chain(*tried.values()), *rest):
+        for done in (*base.values(), *itertools.chain(*trials.values()), *rest):
             done.result()
 
 
 def loss_of(out: Path, job: Job) -> float:
     """The last loss of a trained model."""
     losses = json.loads((out / job.name / "trained.json").read_text(encoding="utf-8"))["losses"]
-    return float(losses[-1][1])
+    return float(losses[-1][1]) if losses else math.inf  # none of a pilot's few steps
 
 
 def exam_of(out: Path, job: Job) -> float:
@@ -272,7 +279,7 @@ def chosen(out: Path, size: Size) -> list[Job]:
     def trained(jobs: list[Job]) -> bool:
         return all((out / job.name / "trained.json").exists() for job in jobs)
 
-    if not all(trained(trials(arm, size)) for arm in ARMS):
+    if not all(trained(tried(arm, size)) for arm in ARMS):
         return []
     rates = {arm: better(arm, out, size) for arm in ARMS}
     picked = []
@@ -365,7 +372,7 @@ def serve(out: Path, size: Size, asker: Asker, *, one_at_a_time: bool) -> None:
 def gather(out: Path, size: Size) -> dict[str, Any]:
     """All that was measured."""
     picked = chosen(out, size)
-    every = [*picked, *(job for arm in ARMS for job in trials(arm, size) if job not in picked)]
+    every = [*picked, *(job for arm in ARMS for job in tried(arm, size) if job not in picked)]
 
     def read(job: Job, name: str) -> Any:
         path = out / job.name / name

@@ -118,13 +118,13 @@ def errors(served: list[dict[str, Any]]) -> str:
     return table(["model", *CAUSES], rows)
 
 
-def exams(trained: list[dict[str, Any]]) -> dict[tuple[str, float, bool], dict[int, list[float]]]:
-    """Percent word for word by arm, rate, and whether it is a trial; by step, one for each seed."""
-    found: dict[tuple[str, float, bool], dict[int, list[float]]] = {}
+def exams(trained: list[dict[str, Any]]) -> dict[tuple[str, float], dict[int, list[float]]]:
+    """Percent word for word by arm and rate; by step, one for each seed."""
+    found: dict[tuple[str, float], dict[int, list[float]]] = {}
     for one in trained:
         for exam in one["exams"]:
             share = statistics.mean(v for k, v in exam.items() if k != "step")
-            steps = found.setdefault((one["arm"], one["rate"], one["is_trial"]), {})
+            steps = found.setdefault((one["arm"], one["rate"]), {})
             steps.setdefault(exam["step"], []).append(100 * share)
     return found
 
@@ -135,10 +135,10 @@ def learning(trained: list[dict[str, Any]]) -> str:
     steps = sorted({step for curve in stage_2.values() for step in curve})
     rows = [
         [
-            f"{NAMES[arm, True]}, rate {rate:g}{', trial' * is_trial}",
+            f"{NAMES[arm, True]}, rate {rate:g}",
             *(interval(curve[step]) if step in curve else "" for step in steps),
         ]
-        for (arm, rate, is_trial), curve in sorted(stage_2.items())
+        for (arm, rate), curve in sorted(stage_2.items())
     ]
     return table(["word for word, %", *(f"step {step}" for step in steps)], rows)
 

@@ -1,10 +1,10 @@
 """What the gates on meaning catch, on cases by someone who had not seen them.
 
-    python benchmarks/meaning.py [--half even | odd | all] [--missed] [--json]
+    python benchmarks/meaning.py [--rewrites rewrites | rewrites-holdout] [--missed] [--json]
 
 ``tests/data_pipeline/labelled`` holds passages with honest and dishonest rewritings, and parallel
 blocks that are independent or not; its PROTOCOL.md says how they came about. The gates were made
-with cases of odd number in view, and mended once after a look at those of even number.
+with ``rewrites`` and ``blocks`` in view, and without ``rewrites-holdout``.
 """
 
 from __future__ import annotations
@@ -29,15 +29,13 @@ LABELLED = Path(__file__).resolve().parent.parent / "tests" / "data_pipeline" / 
 Counts = dict[str, tuple[int, int]]
 
 
-def cases(name: str, half: str = "all") -> list[dict[str, Any]]:
-    """The cases of a file whose number is even, or odd, or all."""
+def cases(name: str) -> list[dict[str, Any]]:
+    """The cases of a file."""
     text = (LABELLED / f"{name}.jsonl").read_text(encoding="utf-8")
-    rows: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
-    parity = {"odd": 1, "even": 0}.get(half)
-    return [row for row in rows if parity in (None, int(row["id"][1:]) % 2)]
+    return [json.loads(line) for line in text.splitlines()]
 
 
-def rewritings(half: str) -> tuple[Counts, list[str]]:
+def rewritings(name: str) -> tuple[Counts, list[str]]:
     """Of each kind of rewriting, conclusion and outline how many are found fault with."""
     found: Counter[str] = Counter()
     whole: Counter[str] = Counter()
@@ -49,7 +47,7 @@ def rewritings(half: str) -> tuple[Counts, list[str]]:
         if bool(findings) != kind.startswith(("dishonest", "false", "nonsense")):
             wrong.append(f"{case} {kind}: {'; '.join(f.message for f in findings) or 'passes'}")
 
-    for row in cases("rewrites", half):
+    for row in cases(name):
         source = row["source"]
         for one in row["honest"]:
             count("honest", row["id"], check_faithful(source, one["text"]))
@@ -62,12 +60,12 @@ def rewritings(half: str) -> tuple[Counts, list[str]]:
     return {kind: (found[kind], whole[kind]) for kind in whole}, wrong
 
 
-def blocks(half: str) -> tuple[Counts, list[str]]:
+def blocks() -> tuple[Counts, list[str]]:
     """Of each kind of block how many are found dependent."""
     found: Counter[str] = Counter()
     whole: Counter[str] = Counter()
     wrong = []
-    for row in cases("blocks", half):
+    for row in cases("blocks"):
         located = locate(f"{row['trunk'].rstrip()}\n{row['block']}")
         findings = check_independence(located, CURATION) + check_borrowed(located, row["question"])
         kind = f"{'dependent' if row['dependent'] else 'independent'}: {row['kind']}"
@@ -82,11 +80,13 @@ def blocks(half: str) -> tuple[Counts, list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--half", choices=["even", "odd", "all"], default="even")
+    parser.add_argument(
+        "--rewrites", choices=["rewrites", "rewrites-holdout"], default="rewrites-holdout"
+    )
     parser.add_argument("--missed", action="store_true", help="list what is judged wrongly")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    parts = (rewritings(options.half), blocks(options.half))
+    parts = (rewritings(options.rewrites), blocks())
     if options.json:
         print(json.dumps({kind: counts for part, _ in parts for kind, counts in part.items()}))
         return

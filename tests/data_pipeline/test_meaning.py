@@ -137,32 +137,38 @@ def test_what_a_path_takes_from_its_sibling(second: str, codes: list[str]) -> No
 
 
 #: Least share of a kind that is found fault with.
+#: Cases the gates were made with, then those they were made without.
 FLOORS = {
-    "last-number": 0.8,
-    "all-numbers": 0.95,
-    "sign": 0.7,
-    "dropped-first": 0.87,
-    "dropped-middle": 0.95,
-    "dropped-last": 0.95,
-    "every-second": 0.97,
-    "invented": 0.93,
-    "negated": 0.55,
+    "last-number": (0.90, 0.90),
+    "all-numbers": (0.95, 0.95),
+    "sign": (0.90, 0.73),
+    "operator": (0.85, 0.80),
+    "dropped-first": (0.87, 0.90),
+    "dropped-middle": (0.95, 0.87),
+    "dropped-last": (0.95, 0.95),
+    "every-second": (0.97, 0.97),
+    "invented": (0.93, 0.90),
+    "negated": (0.70, 0.62),
+    "variable": (0.30, 0.55),
 }
+#: Share of honest rewritings that may be faulted.
+HONEST = (0.05, 0.20)
 
 
-def test_floors_on_the_labelled_rewritings() -> None:
-    counts, _ = rewritings("all")
-    for kind, floor in FLOORS.items():
+@pytest.mark.parametrize(("which", "name"), list(enumerate(("rewrites", "rewrites-holdout"))))
+def test_floors_on_the_labelled_rewritings(which: int, name: str) -> None:
+    counts, _ = rewritings(name)
+    for kind, floors in FLOORS.items():
         found, whole = counts[f"dishonest: {kind}"]
-        assert found >= floor * whole, (kind, found, whole)
+        assert found >= floors[which] * whole, (kind, found, whole)
     found, whole = counts["honest"]
-    assert found <= 0.06 * whole
+    assert found <= HONEST[which] * whole
 
 
 def test_floors_on_the_labelled_blocks() -> None:
-    counts, _ = blocks("all")
+    counts, _ = blocks()
     dependent = [pair for kind, pair in counts.items() if kind.startswith("dependent")]
     independent = [pair for kind, pair in counts.items() if kind.startswith("independent")]
     assert sum(whole for _, whole in dependent) == sum(whole for _, whole in independent) == 110
     assert sum(found for found, _ in dependent) >= 30
-    assert sum(found for found, _ in independent) <= 16
+    assert sum(found for found, _ in independent) <= 17

@@ -9,6 +9,7 @@ four", or ``x²``, ``x^{2}`` and "x squared", are the same.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ _COMMANDS = {
     **dict.fromkeys(("quad", "qquad", "displaystyle"), " "),
     **dict.fromkeys(("dots", "ldots", "cdots"), "..."),
     "pm": "+-",
+    "mid": "|",
+    "nmid": " not divides ",
     "cap": "∩",
     "cup": "∪",
 }
@@ -77,7 +80,7 @@ _SPOKEN = [
 
 def plain(text: str) -> str:
     """``text`` without markup, its mathematics in one spelling."""
-    text = re.sub(r"['’]s\b|\b(?:i\.e\.|e\.g\.)", "", text)
+    text = re.sub(r"['’]s\b|\b(?:[A-Za-z]\.){2,}", "", text)
     for char, value in _FRACTIONS.items():
         text = text.replace(char, value)
     text = re.sub(
@@ -91,6 +94,8 @@ def plain(text: str) -> str:
         r" from \1 to \2 of ",
         text,
     )
+    text = re.sub(r"\\sqrt\s*(?=\d)", "√", text)
+    text = re.sub(r"\\d?binom\s*(\w)\s*(\w)(?!\w)", r" C(\1,\2)", text)
     text = re.sub(r"\bsqrt\b(?=[\s(])|\bsquare root of\b", "√", text)
     text = re.sub(r"(?<=\d) (?:over|out of) (?=\d)", "/", text)
     text = re.sub(r"(\d)(?:\{,\}|\\,|,)(?=\d{3}(?!\d))", r"\1", text)
@@ -160,6 +165,8 @@ def _grouped(text: str) -> str:
 
 
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?|(?<=[A-Za-z^])\d+(?:\.\d+)?|(?<=\d[A-Za-z])\d+")
+#: The same with the minus before it, but for those of words such as "4th".
+_SIGNED = re.compile(rf"(?:(?:(?<=[ (,\[])|(?<=^))-)?(?:{_NUMBER.pattern})(?![a-z]{{2}})")
 #: Words of two letters that no formula begins with.
 _SHORT = "is it of to in so as at by we or an be if on no do go us up me my he".replace(" ", "|")
 _ATOM = (
@@ -177,13 +184,31 @@ _RELATION = re.compile(r" (<=|>=|!=|->|[=<>~]) ")
 _WORD = re.compile(r"[A-Za-zÀ-ÿ][a-zà-ÿ']+|[A-Za-zÀ-ÿ]{2,}")
 #: Every way to deny, or nearly so.
 _NEGATIVE = re.compile(
-    r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot|instead|rather|unless"
-    r"|except|fails?|lacks?|miss\w*|wrong\w*|false\w*|differ\w*|discard\w*|exclu\w+|reject\w*"
-    r"|rul\w+ out|impossib\w+|insuff\w+|unequal|un(?!it|io|iq|iv|de|kn)\w+|ir\w+|non\w*"
-    r"|in(?:valid|depend|equal|compat|consist)\w*|only|fewer|both|any)\b|n[’']t\b|≠|\\ne"
+    r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot|instead|in place of"
+    r"|rather|unless|except|outside|coprime|fails?|lacks?|miss\w*|wrong\w*|false\w*|differ\w*|discard\w*|exclu\w+|reject\w*"
+    r"|rul\w+ out|impossib\w+|insuff\w+|at (?:most|least)|unequal|un(?!it|io|iq|iv|de|kn)\w+"
+    r"|ir\w+|non\w*|in(?:valid|depend|equal|compat|consist)\w*|only|fewer|both|any)\b|n[’']t\b|≠|\\ne"
 )
-_NOT = re.compile(
-    r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor|instead of|rather than)\b"
+_NOT = re.compile(r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor)\b")
+
+
+#: Numbers that only count paragraphs.
+_LABELS = re.compile(
+    r"^\s*(?:\d{1,2}[.):]|\(?[a-z0-9]\))\s+"
+    r"|(?i:\b(?:step|case|part|path|method|approach|option) \d+\b)"
+)
+#: Where a clause ends and another begins.
+_CLAUSE = re.compile(
+    r"[;—]\s+|,?\s+(?=(?:but|yet|while|whereas|although|though|because|since|so|hence|thus|therefore"
+    r"|which|unless)\b)|,\s+(?=(?:and|or|nor|as|giving|leaving|making|for)\b)"
+)
+#: A clause that a sentence opens with, up to its comma.
+_OPENING = re.compile(r"(?:Since|Because|As|If|When|While|Although|Though|For|With)\b[^,;(]*,\s+")
+
+
+_OUTRIGHT = re.compile(
+    r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor|cannot|impossible|instead of"
+    r"|rather than|in place of)\b|n't\b|\bnon-?(?=[a-z])|!="
 )
 
 
@@ -242,9 +267,7 @@ class Statement:
 
     @_fact
     def numbers(self) -> frozenset[str]:
-        text = re.sub(r"^\s*(?:\d{1,2}[.):]|\(?[a-z0-9]\))\s+", "", self.plain)
-        text = re.sub(r"(?i)\b(?:step|case|part|path|method|approach|option) \d+\b", "", text)
-        return frozenset(_canonical(one) for one in _NUMBER.findall(text))
+        return frozenset(map(_canonical, _NUMBER.findall(_LABELS.sub("", self.plain))))
 
     @_fact
     def spoken(self) -> frozenset[str]:
@@ -303,7 +326,12 @@ class Statement:
     @_fact
     def steps(self) -> frozenset[str]:
         """What is done to what: ``x+3``, ``2*x``, ``x^2``, ``√x``, brackets aside."""
-        return frozenset(
+        return frozenset(self.all_steps)
+
+    @_fact
+    def all_steps(self) -> tuple[str, ...]:
+        """Every step where it stands, those of one kind as often as they come."""
+        return tuple(
             step
             for formula in self.formulas
             for side in _RELATION.split(formula)
@@ -311,12 +339,43 @@ class Statement:
         )
 
     @_fact
-    def words(self) -> frozenset[str]:
-        return frozenset(
+    def numerals(self) -> tuple[str, ...]:
+        """Numbers in the order of the text, in digits or as words that only count ("three"), with
+        the minus before them."""
+        words = re.sub(
+            rf"(?i)\b(?:{'|'.join(one for one in NUMBERS if one != 'one')})\b",
+            lambda m: NUMBERS[m.group().lower()],
+            _LABELS.sub("", self.plain),
+        )
+        words = re.sub(r"(?:(?<=[ (,\[])|(?<=^))-\((?=\d)", "(-", words)
+        return tuple(map(_canonical, _SIGNED.findall(words)))
+
+    @property
+    def clauses(self) -> list[Statement]:
+        """Its clauses; itself where it has but one."""
+        cuts = [m.end() for m in _CLAUSE.finditer(self.text)]
+        if opening := _OPENING.match(self.text):
+            cuts.append(opening.end())
+        found = []
+        edges = [0, *sorted(set(cuts)), len(self.text)]
+        for start, end in itertools.pairwise(edges):
+            text = self.text[start:end]
+            if any(char.isalnum() for char in text):
+                found.append(Statement((self.span[0] + start, self.span[0] + end), text))
+        return found
+
+    @_fact
+    def word_list(self) -> tuple[str, ...]:
+        """Stems of its words in order, those aside that only join or count."""
+        return tuple(
             stem(word)
             for word in (found.lower() for found in _WORD.findall(self.plain))
             if word not in JOINING and word not in NUMBERS
         )
+
+    @_fact
+    def words(self) -> frozenset[str]:
+        return frozenset(self.word_list)
 
     @_fact
     def tokens(self) -> frozenset[str]:
@@ -333,6 +392,25 @@ class Statement:
     def negative(self) -> bool:
         """Whether anything in it denies, in whatever way."""
         return bool(_NEGATIVE.search(self.text)) or "!=" in self.plain
+
+    @_fact
+    def said(self) -> tuple[str, ...]:
+        """Stems of all words in order, "at most" and "at least" as one."""
+        text = re.sub(r"(?i)\bat (most|least)\b|\bnon-(?=[a-z])", _joined, self.text)
+        text = re.sub(r"\\[A-Za-z]+", " ", text)
+        return tuple(stem(word) for word in re.findall(r"[a-z]{2,}", text.lower()))
+
+    @_fact
+    def nots(self) -> int:
+        """How often it denies outright: "neither … nor" once, a "No," that answers never."""
+        text = re.sub(r"(?i)(?:^|,\s)(?:so )?no[,:.]", "", self.plain)
+        pattern = r"(?i)\bneither\b.*?\bnor\b"
+        return len(_OUTRIGHT.findall(re.sub(pattern, "neither", text)))
+
+    @_fact
+    def hints(self) -> int:
+        """Words that may deny, beside those that do."""
+        return len(_NEGATIVE.findall(_OUTRIGHT.sub(" ", self.plain)))
 
     @_fact
     def denied(self) -> frozenset[str]:
@@ -359,9 +437,13 @@ def statements(text: str) -> list[Statement]:
     for span in split_sentences(text):
         inner = trimmed(text, span)
         part = text[slice(*inner)]
-        if any(char.isalnum() for char in part):
+        if re.search(r"\w", re.sub(r"\b(?:[A-Za-z]\.){2,}", "", part)):
             found.append(Statement(inner, part))
     return found
+
+
+def _joined(match: re.Match[str]) -> str:
+    return f"at{match.group(1)}" if match.group(1) else "non"
 
 
 def _canonical(number: str) -> str:

@@ -114,27 +114,61 @@ def stem(word: str) -> str:
     return word
 
 
-_CONTRARIES = (
-    "even odd, increas decreas, maximum minimum, max min",
-    "positiv negativ, larger smaller, largest smallest, greater less",
-    "greatest least, more less, more fewer, most least",
-    "above below, before after, independent dependent, valid invalid",
-    "possibl impossibl, true false, rational irrational, finite infinit",
-    "convex concav, inside outside, acut obtus, prime composit",
-    "always never, always sometim, every some, with without",
-    "parallel perpendicular, left right, horizontal vertical, equal unequal",
-    "include exclud, add subtract, multipl divid, clockwis counterclockwis",
-    "converg diverg, symmetric asymmetric, all none, longer shorter",
-    "longest shortest, higher lower, highest lowest, first last",
-    "succeed fail, works fail, correct incorrect, distinct equal",
-    "distinct identical, reducibl irreducibl, bounded unbounded",
-)
+#: Words of which one stands for another only where something else is said: between the bars of a
+#: line, any of them; synonyms between bars.
+_ALTERNATIVES = """
+    even | odd
+    positive | negative
+    increase rise raise grow gain up | decrease fall lower reduce lose drop down decline
+    maximum max greatest largest highest biggest | minimum min least smallest lowest fewest
+    more greater larger higher exceed above over beat bigger | less fewer smaller lower below under
+    atmost | atleast
+    longer | shorter
+    longest | shortest
+    before earlier | after later
+    first | last
+    independent | dependent
+    possible | impossible
+    true | false
+    valid | invalid
+    correct | incorrect
+    rational | irrational
+    finite | infinite
+    convex | concave
+    inside | outside
+    acute | obtuse
+    prime | composite
+    always | never | sometimes
+    with | without
+    all every each | some | none
+    parallel | perpendicular
+    left | right
+    horizontal | vertical
+    equal identical | unequal distinct different
+    include | exclude
+    sum add plus | product multiply times | difference subtract minus | quotient divide
+    numerator | denominator
+    square squared | cube cubed
+    double twice | triple thrice
+    bisect | trisect
+    sine sin | cosine cos | tangent tan
+    row | column
+    union | intersection
+    radius | diameter
+    area | perimeter | volume
+    mean average | median | mode
+    clockwise | counterclockwise
+    converge | diverge
+    symmetric | asymmetric
+    succeed work | fail
+    reducible | irreducible
+    bounded | unbounded
+    permutation | combination
+    leap | nonleap
+"""
 
-#: Stems of which one says the contrary of the other, both ways.
-OPPOSITES = [
-    pair
-    for line in _CONTRARIES
-    for both in line.split(", ")
-    for a, b in [map(stem, both.split())]
-    for pair in ((a, b), (b, a))
+#: Each line as sets of stems.
+ALTERNATIVES = [
+    [frozenset(map(stem, side.split())) for side in line.split("|")]
+    for line in _ALTERNATIVES.strip().splitlines()
 ]

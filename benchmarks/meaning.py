@@ -1,10 +1,13 @@
 """What the gates on meaning catch, on cases by someone who had not seen them.
 
     python benchmarks/meaning.py [--rewrites rewrites | rewrites-holdout] [--missed] [--json]
+    python benchmarks/meaning.py --ends ../shared/traces/wellformed.jsonl
 
 ``tests/data_pipeline/labelled`` holds passages with honest and dishonest rewritings, and parallel
 blocks that are independent or not; its PROTOCOL.md says how they came about. The gates were made
-with ``rewrites`` and ``blocks`` in view, and without ``rewrites-holdout``.
+with ``rewrites`` and ``blocks`` in view, and without ``rewrites-holdout``, of whose honest
+rewritings the first thirty passages' were looked at afterwards. ``--ends`` says in how many
+outermost blocks of a file a conclusion or an outline is doubtful.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sglang_multiverse.data_pipeline.gates import CURATION, check_borrowed
+from sglang_multiverse.data_pipeline.gates import CURATION, check_borrowed, check_ends
 from sglang_multiverse.data_pipeline.gates.meaning.faithful import (
     check_concluded,
     check_faithful,
@@ -78,14 +81,29 @@ def blocks() -> tuple[Counts, list[str]]:
     return {kind: (found[kind], whole[kind]) for kind in sorted(whole)}, wrong
 
 
+def ends(file: Path) -> tuple[int, int]:
+    """Outermost blocks of a file of outputs, and those with a doubtful conclusion or outline."""
+    located = [locate(json.loads(line)["output"]) for line in file.read_text("utf-8").splitlines()]
+    doubtful = [bool(check_ends(text, block, "")) for text in located for block in text.blocks]
+    return len(doubtful), sum(doubtful)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--rewrites", choices=["rewrites", "rewrites-holdout"], default="rewrites-holdout"
     )
+    parser.add_argument("--ends", type=Path, metavar="FILE", help="JSONL with a column output")
     parser.add_argument("--missed", action="store_true", help="list what is judged wrongly")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.ends:
+        print(
+            "{} outermost blocks, {} with a doubtful conclusion or outline".format(
+                *ends(options.ends)
+            )
+        )
+        return
     parts = (rewritings(options.rewrites), blocks())
     if options.json:
         print(json.dumps({kind: counts for part, _ in parts for kind, counts in part.items()}))

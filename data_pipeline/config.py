@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from .gates import GateOptions
-from .recipe import OnFailedRewrite, Recipe, counter
+from .recipe import Judging, OnFailedRewrite, Recipe, counter
 from .sampling.options import Choice, Draws
 from .teacher.budget import Budget, Prices
 from .teacher.call import Sampling
@@ -173,12 +173,18 @@ class Config(_Part):
     )
     on_failed_rewrite: OnFailedRewrite = "flatten"
     right_answers: bool = False
-    judge: bool = False
+    judge: Judging = "doubtful"
     benefit: int | None = None
     sample: SamplePart | None = None
     tokenizer: Path | None = Field(default=None, description="folder with a tokenizer.json")
     prompts: Path | None = None
     card: Card = Card()
+
+    @pydantic.field_validator("judge", mode="before")
+    @classmethod
+    def _yes_or_no(cls, raw: Any) -> Any:
+        """``true`` and ``false``, as before there was a third."""
+        return {True: "every", False: "never"}[raw] if isinstance(raw, bool) else raw
 
     @pydantic.model_validator(mode="before")
     @classmethod

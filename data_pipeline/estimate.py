@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .recipe import Recipe
+from .recipe import Judging, Recipe
 from .record import Record
 from .source.sentences import split_sentences
 from .stages.chain import opening
@@ -18,6 +18,9 @@ _CHARACTERS = 3.5
 #: Outermost blocks a chain, and tokens of one: means of 1,114 blocks of real outputs of the
 #: published model.
 BLOCKS, BLOCK_TOKENS = 4.6, 430
+
+#: Calls for the judge, a block: as if every one were doubtful.
+_JUDGED: dict[Judging, int] = {"never": 0, "doubtful": 1, "every": 2}
 
 #: Tokens of a listed step, and sentences to a step.
 _STEP_TOKENS, _STEP_SENTENCES = 18, 6
@@ -48,7 +51,7 @@ def estimate(records: Sequence[Record], recipe: Recipe, prices: Prices) -> Estim
         return _of_draws(records, recipe, recipe.draws.n, prices)
     usages = [_usage(record, recipe) for record in records]
     usage = Usage(sum(one.input for one in usages), sum(one.output for one in usages))
-    calls = len(records) * (4 + BLOCKS)
+    calls = len(records) * (4 + BLOCKS * (1 + _JUDGED[recipe.judge]))
     worst_calls = calls * recipe.attempts
     system = Message("system", recipe.prompts["curator"].text)
     longest = [
@@ -87,14 +90,17 @@ def _usage(record: Record, recipe: Recipe) -> Usage:
     }
     chain = prompts["curator"] + _tokens(opening(record, recipe, ""))
     blocks = int(BLOCKS * BLOCK_TOKENS)
+    judged = _JUDGED[recipe.judge]
+    review = prompts["reviewer"] + prompts["doubts"] + 2 * BLOCK_TOKENS + 150
     given = (
+        judged * int(BLOCKS * review),
         chain + prompts["outline-steps"],
         chain + steps + prompts["outline-groups"],
         chain + steps + prompts["fill"],
         blocks + prompts["writer"] + prompts["frame"],
         blocks + int(BLOCKS * (prompts["writer"] + prompts["rewrite"] + trunk + 100)),
     )
-    replies = (steps, steps + 60, steps // 2, int(BLOCKS * 130), blocks)
+    replies = (steps, steps + 60, steps // 2, int(BLOCKS * 130), blocks, int(judged * BLOCKS * 40))
     return Usage(sum(given), sum(replies))
 
 

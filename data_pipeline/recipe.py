@@ -21,7 +21,8 @@ STAGE_VERSIONS = {
     "outline": "1",
     "fill": "2",
     "frame": "2",
-    "rewrite": "2",
+    "rewrite": "3",
+    "doubts": "1",
     "judge": "1",
     "assemble": "1",
     "sample": "1",
@@ -30,6 +31,9 @@ STAGE_VERSIONS = {
 
 #: See :attr:`Recipe.on_failed_rewrite`.
 OnFailedRewrite = Literal["flatten", "keep", "reject"]
+
+#: See :attr:`Recipe.judge`.
+Judging = Literal["never", "doubtful", "every"]
 
 
 def count_pieces(text: str) -> int:
@@ -86,7 +90,9 @@ class Recipe:
             item. The first two leave a note.
         room: times a reply's ``max_tokens`` is doubled, at most, after one that was cut.
         right_answers: reject chains that come to another answer than the dataset's, before a call.
-        judge: ask the model whether each path can stand without its siblings.
+        judge: what the model judges. ``doubtful``: whether a rewritten block says what it said,
+            where words leave doubt; what it passes is kept. ``every``: also of every block whether
+            its paths can stand without their siblings. ``never``: a doubt counts as a fault.
         benefit: undo blocks that do not shorten the critical path by more than this many tokens;
             None leaves them, as the published data does.
         draws: answers are drawn from the model instead, see :mod:`.sampling`.
@@ -101,7 +107,7 @@ class Recipe:
     room: int = 1
     on_failed_rewrite: OnFailedRewrite = "flatten"
     right_answers: bool = False
-    judge: bool = False
+    judge: Judging = "doubtful"
     benefit: int | None = None
     draws: Draws | None = None
     count_tokens: Callable[[str], int] = count_pieces

@@ -14,6 +14,7 @@ from .meaning.answer import check_answer, check_right, final_answer
 from .meaning.borrowed import check_borrowed
 from .meaning.content import check_content, kept_spans
 from .meaning.coverage import compare_sentences
+from .meaning.doubts import DOUBTFUL, check_ends
 from .meaning.equivalence import EQUIVALENCE, Equivalence
 from .meaning.independence import Judge, check_independence, judge_independence
 from .meaning.placed import check_paths as check_placed
@@ -29,12 +30,14 @@ from .text.shape import check_shape
 
 __all__ = [
     "CURATION",
+    "DOUBTFUL",
     "MODEL_OUTPUT",
     "GateOptions",
     "Judge",
     "check_block",
     "check_borrowed",
     "check_document",
+    "check_ends",
     "check_outline",
     "check_paths",
     "check_right",

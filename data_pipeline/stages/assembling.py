@@ -13,7 +13,7 @@ from ..gates.text.located import locate
 from ..recipe import Recipe
 from ..record import Record, Rejection
 from ..teacher.call import Call, Reply
-from .rewriting import flatten
+from .flattening import flatten
 
 
 def assemble(record: Record, recipe: Recipe) -> Generator[Call, Reply, Record | Rejection]:

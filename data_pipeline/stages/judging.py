@@ -1,12 +1,15 @@
-"""The optional judge: an LLM says whether each path can stand without its siblings.
+"""The judge: an LLM says what words cannot settle.
 
-It sees what no rule over words can, such as a number that only another path could have found. What
-becomes of a block it faults is what becomes of one whose rewrite failed.
+:func:`settle` asks it whether a rewritten block says what it said, where gates have doubts;
+:func:`judge` of every block whether each path can stand without its siblings, such as without a
+number that only another could have found. What becomes of a block it faults is what becomes of one
+whose rewrite failed.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from sglang_multiverse.text import Block, parse_text
@@ -14,20 +17,20 @@ from sglang_multiverse.text import Block, parse_text
 from ..finding import Finding
 from ..recipe import STAGE_VERSIONS, Recipe
 from ..record import Record, Rejection
-from ..teacher.call import Message
+from ..teacher.call import Call, Message, Reply
 from .asking import Question, Reading, Steps, ask
+from .flattening import block_text, flatten, said
 from .payload import payload
-from .rewriting import block_text, flatten, said
 
 _VERDICT = re.compile(
     r"[ \t]*(?:[-*][ \t]+)?[*_]*(?:Path[ \t]+)?(\d+)[*_]*[ \t]*[:.)][*_]*[ \t]*(.*)"
 )
-_FINE = re.compile(r"(?:ok|okay|yes|independent)\b[.!]?\s*$", re.IGNORECASE)
+_FINE = re.compile(r"(?:ok|okay|yes|independent|same|the same)\b[.!]?\s*$", re.IGNORECASE)
 
 
 def judge(record: Record, recipe: Recipe) -> Steps:
-    """Ask about every outermost block; without ``recipe.judge`` about none."""
-    if not recipe.judge:
+    """Ask about every outermost block, where ``recipe.judge`` says so."""
+    if recipe.judge != "every":
         return record
     thought = parse_text(record.text).thought or []
     notes = list(record.notes)
@@ -56,6 +59,42 @@ def judge(record: Record, recipe: Recipe) -> Steps:
     return flatten(replace(record, notes=tuple(notes)), recipe, failed)
 
 
+def settle(
+    record: Record, recipe: Recipe, old: str, new: str, doubts: Sequence[Finding], name: str
+) -> Generator[Call, Reply, Rejection | None]:
+    """What is wrong with the rewritten block ``new``, of what gates doubt in it; None if nothing.
+
+    Args:
+        old: the block as it was.
+        name: the block's, in the task line.
+    """
+    listed = "\n".join(f"{n}: {doubt.message}" for n, doubt in enumerate(doubts, 1))
+    task = recipe.prompts["doubts"].fill(
+        question=record.question, old=old.strip(), new=new.strip(), doubts=listed
+    )
+    question = Question(
+        "rewrite",
+        STAGE_VERSIONS["doubts"],
+        "doubts",
+        (Message("user", task),),
+        name,
+        system="reviewer",
+    )
+
+    def read(reply: str) -> Reading[dict[int, str]]:
+        return read_verdicts(payload(reply), len(doubts), "doubts")
+
+    verdicts = yield from ask(record, recipe, question, read)
+    if isinstance(verdicts, Rejection):
+        return verdicts
+    findings = [
+        Finding("judged-unfaithful", f"{doubts[n - 1].message}: {verdict}", gate="faithful")
+        for n, verdict in verdicts.items()
+        if not _FINE.match(verdict)
+    ]
+    return Rejection.of("rewrite", findings) if findings else None
+
+
 def _dependent(verdicts: dict[int, str], number: int) -> Rejection | None:
     findings = [
         Finding("judged-dependent", f"path {path} of block {number} {verdict}", gate="independence")
@@ -73,8 +112,8 @@ def _question(record: Record, recipe: Recipe, block: Block, before: str, name: s
     return Question("judge", version, "judge", (Message("user", task),), name, system="reviewer")
 
 
-def read_verdicts(text: str, count: int) -> Reading[dict[int, str]]:
-    """Verdicts by path number, of ``count`` paths."""
+def read_verdicts(text: str, count: int, what: str = "paths") -> Reading[dict[int, str]]:
+    """Verdicts by number, of ``count`` paths or doubts."""
     verdicts: dict[int, str] = {}
     for line in text.splitlines():
         match = _VERDICT.match(line.rstrip())
@@ -82,5 +121,6 @@ def read_verdicts(text: str, count: int) -> Reading[dict[int, str]]:
             verdicts[int(match.group(1))] = match.group(2).strip()
     if list(verdicts) == list(range(1, count + 1)) and all(verdicts.values()):
         return Reading(verdicts, (), text)
-    message = f"give one line for each of the paths 1 to {count}, `1: ok` or what it takes"
-    return Reading(None, [Finding("unreadable-verdict", message, gate="independence")], text)
+    message = f"give one line for each of the {what} 1 to {count}, `1: ok` or what is wrong"
+    gate = "independence" if what == "paths" else "faithful"
+    return Reading(None, [Finding("unreadable-verdict", message, gate=gate)], text)

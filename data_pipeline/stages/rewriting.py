@@ -7,7 +7,7 @@ of what follows. Its answer is read by the shared text parser, so mathematics ma
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from sglang_multiverse.text import (
@@ -23,22 +23,30 @@ from sglang_multiverse.text import (
 
 from ..finding import Finding
 from ..gates import (
+    DOUBTFUL,
     check_block,
     check_borrowed,
     check_document,
+    check_ends,
     renumber,
-    without_blocks,
 )
 from ..gates.text.located import locate
 from ..recipe import STAGE_VERSIONS, Recipe
-from ..record import Passage, Record, Rejection
+from ..record import Record, Rejection
 from ..source.sentences import split_sentences
 from ..teacher.call import Call, Message, Reply
 from .asking import Question, Reading, Steps, ask
+from .flattening import block_text, flatten, said
+from .judging import settle
 from .payload import payload
 
 #: Sentences of the text after a block that the LLM is shown.
 AFTER = 3
+#: Doubts about a block that a judge is asked to settle; a block with more is written again.
+MOST_DOUBTS = 12
+
+#: A block, and what words leave doubtful in it.
+_Drafted = tuple[Block, tuple[Finding, ...]]
 
 
 def rewrite(record: Record, recipe: Recipe) -> Steps:
@@ -68,44 +76,6 @@ def rewrite(record: Record, recipe: Recipe) -> Steps:
     return flatten(record, recipe, failed)
 
 
-def flatten(record: Record, recipe: Recipe, failed: Mapping[int, Rejection]) -> Record | Rejection:
-    """``record`` with the source's own sentences in the place of outermost blocks, each with a
-    note.
-
-    Args:
-        failed: what is wrong with a block, by its number from 0.
-
-    Returns:
-        What is wrong with the last one, where none is left and the gates require one.
-    """
-    if not failed:
-        return record
-    places = [place for place, one in enumerate(record.passages) if isinstance(one, Passage)]
-    passages = list(record.passages)
-    texts = {}
-    for number in failed:
-        passage = passages[places[number]]
-        assert isinstance(passage, Passage)
-        passages[places[number]] = texts[number] = passage.plain
-    document = without_blocks(parse_text(record.text), texts)
-    if recipe.gates.require_block and not document.blocks:
-        return failed[max(failed)]
-    notes = [
-        Finding(
-            f"flattened: {why.code}",
-            f"block {number + 1}: {why.message}",
-            gate=why.findings[0].gate if why.findings else "grammar",
-        )
-        for number, why in failed.items()
-    ]
-    return replace(
-        record,
-        text=serialise(document),
-        passages=tuple(passages),
-        notes=(*record.notes, *notes),
-    )
-
-
 def _rewritten(
     record: Record, recipe: Recipe, document: Document, index: int, name: str
 ) -> Generator[Call, Reply, Block | Rejection]:
@@ -115,19 +85,34 @@ def _rewritten(
     assert isinstance(block, Block)
     old = block_text(block)
 
-    def read(reply: str) -> Reading[Block]:
+    def read(reply: str) -> Reading[_Drafted]:
         reading = read_block(reply, old, recipe)
-        if reading.value is None or reading.findings:
-            return reading
+        doubts = list(reading.findings) if _only_doubts(reading.findings, recipe) else []
+        if reading.value is None or len(doubts) < len(reading.findings):
+            return Reading(None, reading.findings, reading.text, reading.source)
         whole = [*thought[:index], reading.value, *thought[index + 1 :]]
         text = serialise(replace(document, thought=whole))
         number = sum(isinstance(part, Block) for part in thought[:index])
-        return _in_place(reading.value, number, text, record, recipe)
+        return _in_place(reading.value, number, text, record, recipe, doubts)
 
     after = thought[index + 1] if index + 1 < len(thought) else ""
     around = (said(thought[:index]), after if isinstance(after, str) else "")
     question = _question(record, recipe, old, name, around)
-    return (yield from ask(record, recipe, question, read))
+    drafted = yield from ask(record, recipe, question, read)
+    if isinstance(drafted, Rejection):
+        return drafted
+    new, doubts = drafted
+    if doubts:
+        why = yield from settle(record, recipe, old, block_text(new), doubts, name)
+        if why is not None:
+            return why
+    return new
+
+
+def _only_doubts(findings: Sequence[Finding], recipe: Recipe) -> bool:
+    """Whether a judge may settle all that was found; more than a few are too many."""
+    few = len(findings) <= MOST_DOUBTS
+    return recipe.judge != "never" and few and all(one.code in DOUBTFUL for one in findings)
 
 
 def _question(
@@ -145,10 +130,11 @@ def _question(
 
 
 def _in_place(
-    block: Block, number: int, text: str, record: Record, recipe: Recipe
-) -> Reading[Block]:
+    block: Block, number: int, text: str, record: Record, recipe: Recipe, doubts: list[Finding]
+) -> Reading[_Drafted]:
     """``block`` with what is wrong with the whole document ``text``, of which it is outermost block
-    ``number``. Paths of blocks yet to be rewritten need not be independent."""
+    ``number``, and what is doubtful. Paths of blocks yet to be rewritten need not be independent.
+    """
     located = locate(text)
     findings = check_document(
         located,
@@ -156,9 +142,12 @@ def _in_place(
         answer=record.attempt or None,
         options=replace(recipe.gates, independence=False),
     )
-    if not findings and recipe.gates.independence:
-        findings = check_borrowed(located, record.question, [located.blocks[number]])
-    return Reading(block, findings, text, record.reference)
+    here = located.blocks[number] if not findings else None
+    if here is not None and recipe.gates.independence:
+        findings = check_borrowed(located, record.question, [here])
+    if here is not None and recipe.gates.faithful and recipe.judge != "never":
+        doubts = [*doubts, *check_ends(located, here, record.question)][:MOST_DOUBTS]
+    return Reading((block, tuple(doubts)), findings, text, record.reference)
 
 
 def read_block(reply: str, old: str, recipe: Recipe) -> Reading[Block]:
@@ -195,11 +184,6 @@ def read_block(reply: str, old: str, recipe: Recipe) -> Reading[Block]:
     return Reading(block, check_block(old, new, options=recipe.gates), new, old)
 
 
-def block_text(block: Block) -> str:
-    """Canonical text of one outermost block, from its cue line on."""
-    return serialise(Document(answer=[block]))
-
-
 def tidy(block: Block) -> Block:
     """``block`` without the spacing of its own: what is left is structure and words."""
     conclusion = block.conclusion
@@ -222,11 +206,6 @@ def _tidy_content(content: Content, lead: str = "") -> Content:
     if parts and isinstance(parts[0], str):
         parts[0] = lead + parts[0]
     return parts
-
-
-def said(content: Content) -> str:
-    """Canonical text of a thought up to some part of it."""
-    return "".join(part if isinstance(part, str) else block_text(part) for part in content)
 
 
 def _first_sentences(text: str) -> str:

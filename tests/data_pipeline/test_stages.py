@@ -203,7 +203,7 @@ def test_a_dependent_block_is_flattened() -> None:
         "judge B1": (Replied("1: uses the count of path 2\n2: ok"),),
         "judge B2": (Replied("1: ok\n2: ok"),),
     }
-    driven = drive(replace(two, replies=replies), Recipe("teacher", judge=True))
+    driven = drive(replace(two, replies=replies), Recipe("teacher", judge="every"))
     assert isinstance(driven.result, Record), driven.result
     assert [note.code for note in driven.result.notes] == ["flattened: judged-dependent"]
     assert len(parse_text(driven.result.text).blocks) == 1
@@ -337,7 +337,7 @@ def test_text_around_the_block_is_not_taken() -> None:
 def judged(verdict: str, **recipe: object) -> Driven:
     clean = ITEMS["clean"]
     replies = {**clean.replies, "judge B1": (Replied("no verdict"), Replied(verdict))}
-    return drive(replace(clean, replies=replies), Recipe("teacher", judge=True, **recipe))  # type: ignore[arg-type]
+    return drive(replace(clean, replies=replies), Recipe("teacher", judge="every", **recipe))  # type: ignore[arg-type]
 
 
 def test_a_judge_may_let_pass_or_fault() -> None:
@@ -379,3 +379,57 @@ def test_a_chain_that_is_wrong_costs_no_call(answer: str, asked: bool) -> None:
     if not asked:
         assert isinstance(driven.result, Rejection)
         assert (driven.result.stage, driven.result.code) == ("source", "wrong-answer")
+
+
+def doubted(*verdicts: str, sentence: str = "", conclusion: str = "", **recipe: object) -> Driven:
+    """The clean item with another sentence or conclusion in its rewritten block."""
+    clean = ITEMS["clean"]
+    text = clean.replies["rewrite B1"][0].text or ""
+    text = text.replace("Both balls are to be blue.", sentence or "Both balls are to be blue.")
+    said = "Two red balls have the chance 3/28, two blue ones 10/28."
+    assert said in text
+    reply = Replied(text.replace(said, conclusion or said))
+    replies = {
+        **clean.replies,
+        "rewrite B1": (reply,) * 3,
+        "doubts B1": tuple(map(Replied, verdicts)),
+    }
+    return drive(replace(clean, replies=replies), Recipe("teacher", **recipe))  # type: ignore[arg-type]
+
+
+INVENTED = "Both balls are to be blue. The weather was fine when Euler drew his urn."
+
+
+def test_a_judge_settles_what_words_leave_doubtful() -> None:
+    passed = doubted("no verdict", "1: ok", sentence=INVENTED)
+    assert isinstance(passed.result, Record), passed.result
+    assert passed.asked[-2:] == ["doubts B1/1", "doubts B1/2"]
+    request = passed.calls[-1].messages[1].content
+    assert "1: the source does not say this" in request and "Euler" in request
+    faulted = doubted("1: no weather was spoken of", sentence=INVENTED)
+    assert isinstance(faulted.result, Rejection)
+    assert (faulted.result.stage, faulted.result.code) == ("rewrite", "judged-unfaithful")
+    assert "no weather was spoken of" in faulted.result.message
+
+
+def test_without_a_judge_a_doubt_is_a_fault() -> None:
+    driven = doubted(sentence=INVENTED, judge="never")
+    assert isinstance(driven.result, Rejection)
+    assert driven.result.code == "new-statement"
+    assert driven.asked[-1] == "rewrite B1/3"
+
+
+def test_a_wrong_number_is_no_doubt() -> None:
+    driven = doubted(sentence="Both balls are to be blue, of 17.")
+    assert isinstance(driven.result, Rejection)
+    assert (driven.result.code, driven.asked[-1]) == ("new-number", "rewrite B1/3")
+
+
+def test_a_conclusion_that_no_path_comes_to_is_judged() -> None:
+    false = "Two red balls have the chance 3/28, two blue ones 12/28."
+    driven = doubted("1: two blue ones have 10/28\n2: as before", conclusion=false)
+    assert isinstance(driven.result, Rejection)
+    assert driven.result.code == "judged-unfaithful"
+    assert "the conclusion: no path comes to 12" in driven.result.message
+    unjudged = doubted(conclusion=false, judge="never")
+    assert isinstance(unjudged.result, Record)

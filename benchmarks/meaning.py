@@ -1,35 +1,40 @@
 """What the gates on meaning catch, on cases by someone who had not seen them.
 
     python benchmarks/meaning.py [--rewrites rewrites | rewrites-holdout] [--missed] [--json]
-    python benchmarks/meaning.py --ends ../shared/traces/wellformed.jsonl
+    python benchmarks/meaning.py --traces ../shared/traces/wellformed.jsonl [--most 300]
 
 ``tests/data_pipeline/labelled`` holds passages with honest and dishonest rewritings, and parallel
 blocks that are independent or not; its PROTOCOL.md says how they came about. The gates were made
 with ``rewrites`` and ``blocks`` in view, and without ``rewrites-holdout``, of whose honest
-rewritings the first thirty passages' were looked at afterwards. ``--ends`` says in how many
-outermost blocks of a file a conclusion or an outline is doubtful.
+rewritings the first thirty passages' were looked at afterwards. ``--traces`` changes the paths of
+real outputs in ways by another author who had not seen the gates, and says in how many outermost
+blocks a conclusion or an outline is doubtful. Doubts are left to a judge, faults are not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sglang_multiverse.data_pipeline.gates import CURATION, check_borrowed, check_ends
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sglang_multiverse.data_pipeline.gates import CURATION, DOUBTFUL, check_borrowed, check_ends
 from sglang_multiverse.data_pipeline.gates.meaning.faithful import (
     check_concluded,
     check_faithful,
     check_outlined,
 )
 from sglang_multiverse.data_pipeline.gates.meaning.independence import check_independence
-from sglang_multiverse.data_pipeline.gates.text.located import locate
+from sglang_multiverse.data_pipeline.gates.text.located import Located, locate
+from tests.data_pipeline.rewordings import mutants
 
 LABELLED = Path(__file__).resolve().parent.parent / "tests" / "data_pipeline" / "labelled"
-#: Kind → cases that are found fault with, and all.
-Counts = dict[str, tuple[int, int]]
+#: Kind → cases that are found fault with, those that are only doubtful, and all.
+Counts = dict[str, tuple[int, int, int]]
 
 
 def cases(name: str) -> list[dict[str, Any]]:
@@ -41,12 +46,15 @@ def cases(name: str) -> list[dict[str, Any]]:
 def rewritings(name: str) -> tuple[Counts, list[str]]:
     """Of each kind of rewriting, conclusion and outline how many are found fault with."""
     found: Counter[str] = Counter()
+    doubt: Counter[str] = Counter()
     whole: Counter[str] = Counter()
     wrong = []
 
-    def count(kind: str, case: str, findings: list[Any]) -> None:
+    def count(kind: str, case: str, findings: list[Any], ends: bool = False) -> None:
+        codes = {finding.code for finding in findings}
         whole[kind] += 1
-        found[kind] += bool(findings)
+        found[kind] += bool(codes - DOUBTFUL) and not ends
+        doubt[kind] += bool(codes) and (codes <= DOUBTFUL or ends)
         if bool(findings) != kind.startswith(("dishonest", "false", "nonsense")):
             wrong.append(f"{case} {kind}: {'; '.join(f.message for f in findings) or 'passes'}")
 
@@ -57,10 +65,10 @@ def rewritings(name: str) -> tuple[Counts, list[str]]:
         for kind, text in row["dishonest"].items():
             count(f"dishonest: {kind}", row["id"], check_faithful(source, text))
         for kind in ("conclusion", "false_conclusion"):
-            count(kind.replace("_", " "), row["id"], check_concluded(source, row[kind]))
+            count(kind.replace("_", " "), row["id"], check_concluded(source, row[kind]), ends=True)
         for kind in ("outline", "nonsense_outline"):
-            count(kind.replace("_", " "), row["id"], check_outlined(row[kind], source))
-    return {kind: (found[kind], whole[kind]) for kind in whole}, wrong
+            count(kind.replace("_", " "), row["id"], check_outlined(row[kind], source), ends=True)
+    return {kind: (found[kind], doubt[kind], whole[kind]) for kind in whole}, wrong
 
 
 def blocks() -> tuple[Counts, list[str]]:
@@ -78,14 +86,42 @@ def blocks() -> tuple[Counts, list[str]]:
             wrong.append(
                 f"{row['id']} {kind}: {'; '.join(f.message for f in findings) or 'passes'}"
             )
-    return {kind: (found[kind], whole[kind]) for kind in sorted(whole)}, wrong
+    return {kind: (found[kind], 0, whole[kind]) for kind in sorted(whole)}, wrong
 
 
-def ends(file: Path) -> tuple[int, int]:
-    """Outermost blocks of a file of outputs, and those with a doubtful conclusion or outline."""
-    located = [locate(json.loads(line)["output"]) for line in file.read_text("utf-8").splitlines()]
-    doubtful = [bool(check_ends(text, block, "")) for text in located for block in text.blocks]
+def outputs(file: Path) -> list[Located]:
+    """The texts of a JSONL file with a column ``output``."""
+    return [locate(json.loads(line)["output"]) for line in file.read_text("utf-8").splitlines()]
+
+
+def changes(texts: list[Located], most: int) -> Counts:
+    """Of each kind of change to real paths how many are found fault with; one path of a text, and
+    each of them in a block, which counts once."""
+    found: Counter[str] = Counter()
+    doubt: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
+    paths = [text.at(path.inner) for text in texts for block in text.walk() for path in block.paths]
+    paths = [path.strip() for path in paths if len(path) > 200 and "<" not in path]
+    for path in paths[:: max(len(paths) // most, 1)][:most]:
+        for kind, changed in mutants(path).items():
+            codes = {one.code for one in check_faithful(path, changed)}
+            whole[kind] += 1
+            found[kind] += bool(codes - DOUBTFUL)
+            doubt[kind] += bool(codes) and codes <= DOUBTFUL
+    return {kind: (found[kind], doubt[kind], whole[kind]) for kind in sorted(whole)}
+
+
+def ends(texts: list[Located]) -> tuple[int, int]:
+    """Outermost blocks, and those with a doubtful conclusion or outline."""
+    doubtful = [bool(check_ends(text, block, "")) for text in texts for block in text.blocks]
     return len(doubtful), sum(doubtful)
+
+
+def show(counts: Counts) -> None:
+    print("| kind | at fault | doubtful | of |\n|---|---|---|---|")
+    for kind, row in counts.items():
+        print(f"| {kind} | {' | '.join(map(str, row))} |")
+    print()
 
 
 def main() -> None:
@@ -93,26 +129,23 @@ def main() -> None:
     parser.add_argument(
         "--rewrites", choices=["rewrites", "rewrites-holdout"], default="rewrites-holdout"
     )
-    parser.add_argument("--ends", type=Path, metavar="FILE", help="JSONL with a column output")
+    parser.add_argument("--traces", type=Path, metavar="FILE", help="JSONL with a column output")
+    parser.add_argument("--most", type=int, default=300, help="paths of --traces")
     parser.add_argument("--missed", action="store_true", help="list what is judged wrongly")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if options.ends:
-        print(
-            "{} outermost blocks, {} with a doubtful conclusion or outline".format(
-                *ends(options.ends)
-            )
-        )
+    if options.traces:
+        texts = outputs(options.traces)
+        show(changes(texts, options.most))
+        blocks_, doubtful = ends(texts)
+        print(f"{blocks_} outermost blocks, {doubtful} with a doubtful conclusion or outline")
         return
     parts = (rewritings(options.rewrites), blocks())
     if options.json:
         print(json.dumps({kind: counts for part, _ in parts for kind, counts in part.items()}))
         return
     for counts, wrong in parts:
-        print("| kind | found fault with | of |\n|---|---|---|")
-        for kind, (some, whole) in counts.items():
-            print(f"| {kind} | {some} | {whole} |")
-        print()
+        show(counts)
         if options.missed:
             print(*wrong, "", sep="\n")
     dependent, independent = (
@@ -124,7 +157,7 @@ def main() -> None:
     )
     print(
         f"dependence: precision {dependent[0] / max(dependent[0] + independent[0], 1):.0%}, "
-        f"recall {dependent[0] / dependent[1]:.0%}"
+        f"recall {dependent[0] / dependent[2]:.0%}"
     )
 
 

@@ -342,10 +342,13 @@ class Asker:
         }
 
 
-def served_as(job: Job) -> list[tuple[Mode, bool]]:
-    """The modes a model is asked in, and whether the engine forks."""
+def served_as(job: Job, size: Size) -> list[tuple[Mode, bool]]:
+    """The modes a model is asked in, and whether the engine forks. What is trained without the mask
+    is served without forks; on the first seed with them, too, to see what becomes of it."""
     mode = ARMS["ar" if job.arm == "first" else job.arm][1]
-    return [(mode, True), (mode, False)] if job.arm == "no-mask" else [(mode, True)]
+    if job.arm != "no-mask":
+        return [(mode, True)]
+    return [(mode, False), (mode, True)] if job.seed == size.seeds[0] else [(mode, False)]
 
 
 def serve(out: Path, size: Size, asker: Asker, *, one_at_a_time: bool) -> None:
@@ -360,7 +363,7 @@ def serve(out: Path, size: Size, asker: Asker, *, one_at_a_time: bool) -> None:
             unseen(TIMING, size.timed) if one_at_a_time else unseen(SERVING + job.seed, size.served)
         )
         rows = []
-        for mode, forking in served_as(job):
+        for mode, forking in served_as(job, size):
             with ThreadPoolExecutor(workers) as pool:
                 answers = list(pool.map(lambda q, m=mode, f=forking: asker.ask(q, m, f), asked))
             rows.append({"forking": forking, "answers": answers})

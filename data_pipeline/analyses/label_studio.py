@@ -25,12 +25,12 @@ CONFIG = """\
 """
 
 
-def write(rows: Sequence[Mapping[str, Any]], file: Path) -> list[Path]:
-    """Tasks, and the labelling configuration as ``.xml`` beside them."""
+def write(rows: Sequence[Mapping[str, Any]], file: Path, labelling: str = CONFIG) -> list[Path]:
+    """Tasks, and the configuration ``labelling`` as ``.xml`` beside them."""
     tasks = [{"data": dict(row)} for row in rows]
     file.write_text(json.dumps(tasks, ensure_ascii=False, indent=1), encoding="utf-8")
     config = file.with_suffix(".xml")
-    config.write_text(CONFIG, encoding="utf-8")
+    config.write_text(labelling, encoding="utf-8")
     return [file, config]
 
 
@@ -52,11 +52,12 @@ def read(tasks: Any) -> Iterator[dict[str, Any]]:
 
 
 def _answers(annotation: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        one["from_name"]: one["value"]["choices"][0]
-        for one in annotation.get("result", ())
-        if one.get("value", {}).get("choices")
-    }
+    found = {}
+    for one in annotation.get("result", ()):
+        value = one.get("value", {})
+        if said := value.get("choices") or value.get("text"):
+            found[one["from_name"]] = said if isinstance(said, str) else said[0]
+    return found
 
 
 def _person(annotation: Mapping[str, Any]) -> str:

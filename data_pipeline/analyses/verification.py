@@ -126,7 +126,9 @@ def _judgements(file: Path) -> Iterator[Judgement]:
             except (KeyError, TypeError, ValueError) as error:
                 what = f"no column {error}" if isinstance(error, KeyError) else str(error)
                 raise VerificationError(f"{file}: row {number}: {what}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except VerificationError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
         raise VerificationError(f"{file}: {error}") from error
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import curate_check, curate_push, curate_sample
+from . import curate_check, curate_push, curate_review, curate_sample
 from .curation import STORE, Start, StoreOption, installed, with_store
 from .refusal import fail
 
@@ -226,4 +226,5 @@ def show(
 
 app.command("check")(curate_check.command)
 app.command("push")(curate_push.command)
+app.add_typer(curate_review.app, name="review")
 app.command("sample")(curate_sample.command)

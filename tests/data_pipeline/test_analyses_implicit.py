@@ -244,6 +244,9 @@ def test_judgements_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     other.write_text(json.dumps({**row, "is_instance": "no", "traces": 9}))
     assert "different exports" in analyse("--import", file, "--import", other, exit_code=2)
     assert "error:" in analyse("--import", tmp_path / "none.csv", exit_code=2)
+    tasks = tmp_path / "c.json"
+    tasks.write_text("{}")
+    assert "a list of tasks" in analyse("--import", tasks, exit_code=2)
 
 
 @pytest.mark.parametrize(

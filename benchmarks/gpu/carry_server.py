@@ -5,8 +5,8 @@
 Writes ``TO/server.zip``, which ``server.py`` unpacks: SGLang 0.5.23 from its wheel, without folders
 that a text model does not reach; the packages it imports; the Python of sglang-kernel, over which
 ``standin/common_ops.py`` stands in for its compiled operators; FlashInfer as ``carry.py`` packs it.
-``--built`` is a folder of FlashInfer's compiled modules (``NAME/NAME.so``, its ``cached_ops``), which
-spare that machine minutes; without it they are compiled there.
+``--built`` is a folder of FlashInfer's compiled modules (``NAME/NAME.so``, its ``cached_ops``),
+which spare that machine minutes; without it they are compiled there.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import itertools
 import json
 import os
@@ -68,10 +69,12 @@ SETUPS = {
         "narrow", "bfloat16", ("--attention-backend", "flashinfer", NO_PREFILL_GRAPH)
     ),
     "triton": Setup("narrow", "float32", ("--attention-backend", "triton", NO_PREFILL_GRAPH)),
+    "triton-bf16": Setup("narrow", "bfloat16", ("--attention-backend", "triton", NO_PREFILL_GRAPH)),
     # Prefill graphs as stock has them, and so few slots that requests are retracted and replayed.
     "scarce": Setup("narrow", "bfloat16", ("--attention-backend", "multiverse"), tokens=9000),
     "wide": Setup("wide", "bfloat16", ("--attention-backend", "multiverse", NO_PREFILL_GRAPH)),
 }
+DEFAULT = "multiverse,flashinfer,triton,scarce,wide"
 
 
 class Run:
@@ -294,6 +297,7 @@ def serve(run: Run, name: str) -> None:
     dtype = "float32" if run.options.dry_run else setup.dtype
     result: dict[str, Any] = {"setup": vars(setup), "dtype": dtype}
     over = threading.Event()
+    server: Server | None = None
     log = run.out / f"{name}.log"
     try:
         model = run.model(setup, dtype)
@@ -325,7 +329,12 @@ def serve(run: Run, name: str) -> None:
         run.say(f"{name}: {result['error'][-700:]}")
     finally:
         over.set()
+        if server is not None and "error" in result:
+            with contextlib.suppress(OSError, RuntimeError):
+                shutil.copy(server.log_path, log)
         run.write(name, result)
+        long = ("answers", "lengths", "where", "setup")
+        run.say(json.dumps({k: v for k, v in result.items() if k not in long})[:3500])
 
 
 #: What SGLang would compile at its first step, one module after another.
@@ -373,7 +382,7 @@ def machine() -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default=",".join(SETUPS), help="servers, by comma")
+    parser.add_argument("--only", default=DEFAULT, help="servers, by comma")
     parser.add_argument("--questions", type=int, default=48, help="of each mode; nested a third")
     parser.add_argument("--alone", type=int, default=6, help="questions asked one at a time")
     parser.add_argument("--seconds", type=float, default=280, help="stop whatever is not done then")

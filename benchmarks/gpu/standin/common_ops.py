@@ -3,9 +3,9 @@
 The wheel of sglang-kernel 0.4.10 is built for torch 2.14 and too large to carry. Its Python,
 carried unchanged, looks for a module of this name where it finds no library of its own. The few
 operators that a small dense model can reach are written here in plain torch; everything else of
-``sgl_kernel`` fails as an operator that does not exist. In bfloat16 SGLang takes norms, activations,
-rotary embeddings and stores from FlashInfer and from kernels it compiles itself, so of these only
-``weak_ref_tensor`` is on the way there.
+``sgl_kernel`` fails as an operator that does not exist. In bfloat16 SGLang takes norms,
+activations, rotary embeddings and stores from FlashInfer and from kernels it compiles itself, so
+of these only ``weak_ref_tensor`` is on the way there.
 """
 
 from __future__ import annotations

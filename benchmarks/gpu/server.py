@@ -46,8 +46,9 @@ WORKERS = 64
 SEED = 2026
 COMMON = ("--random-seed", "1", "--decode-log-interval", "10", "--cuda-graph-max-bs-decode", "64")
 TROUBLE = re.compile(r"leak|Traceback|Error\b|exception|mismatch|Retract|retract", re.IGNORECASE)
-#: The shape of ``wide`` where there is no GPU.
-SMALL = Size(512, 1024, 6, 8)
+SIZES = {"narrow": NARROW, "wide": WIDE}
+#: Where there is no GPU.
+SMALL = {"narrow": Size(512, 512, 4, 4), "wide": Size(512, 1024, 6, 4)}
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Run:
         (self.out / f"{name}.json").write_text(json.dumps(what, indent=1))
 
     def model(self, setup: Setup, dtype: str) -> Path:
-        size = {"narrow": NARROW, "wide": SMALL if self.options.dry_run else WIDE}[setup.size]
+        size = (SMALL if self.options.dry_run else SIZES)[setup.size]
         folder = self.scratch / f"{setup.size}-{dtype}"
         with self.lock:
             making = self.made[folder.name]
@@ -305,7 +306,11 @@ def serve(run: Run, name: str) -> None:
         if not run.options.dry_run:
             flags += ["--mem-fraction-static", "0.5"]
         checks = {} if name == "wide" else CHECKS  # which cost a step what is measured there
-        env = {**checks, "SGLANG_JIT_CACHE_DIR": str(run.scratch / "jit")}
+        env = {
+            **checks,
+            "SGLANG_JIT_CACHE_DIR": str(run.scratch / "jit"),
+            "SGLANG_CUDA_COREDUMP_BEFORE_CRASH_WAIT_SECS": "0",  # a failure is told at once
+        }
         begun = time.perf_counter()
         server = Server(model, flags=flags, env=env, timeout=run.left())
         threading.Thread(target=copy_log, args=(server, log, over), daemon=True).start()

@@ -27,11 +27,15 @@ class Size:
     intermediate: int
     layers: int
     heads: int
-    head_dim: int = 128
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
 
 
-#: As wide as the tiny model, with heads that FlashInfer takes, four to a KV head.
-NARROW = Size(128, 512, 4, 8)
+#: Heads that FlashInfer takes, eight to a KV head, and little else. SGLang's Qwen2 has heads of
+#: ``hidden / heads``.
+NARROW = Size(2048, 512, 4, 16)
 #: Qwen2.5-3B, except for its vocabulary.
 WIDE = Size(2048, 11008, 36, 16)
 
@@ -48,7 +52,6 @@ def widen(source: Path, target: Path, size: Size, dtype: torch.dtype) -> int:
         config["intermediate_size"],
         config["num_hidden_layers"],
         config["num_attention_heads"],
-        config["hidden_size"] // config["num_attention_heads"],
     )
     groups = config["num_key_value_heads"]
     for name in ("hidden", "intermediate", "layers", "heads", "head_dim"):

@@ -350,7 +350,6 @@ from sglang.kernels.ops.activation.activation import activation_module
 from sglang.kernels.ops.attention.clamp_position import _jit_clamp_position_module
 from sglang.kernels.ops.attention.rope import _jit_fused_rope_module
 from sglang.kernels.ops.kvcache.kvcache import _jit_kvcache_module
-from sglang.kernels.ops.layernorm.norm import _jit_fused_add_rmsnorm_module
 builders = [lambda size=size: _jit_kvcache_module(size, size, 0) for size in (512, 1024)]
 for dtype in (torch.int64, torch.int32):
     builders.append(lambda dtype=dtype: _jit_clamp_position_module(dtype))
@@ -358,7 +357,6 @@ for dtype in (torch.bfloat16, torch.float32):
     builders += [
         lambda dtype=dtype: activation_module(dtype),
         lambda dtype=dtype: _jit_fused_rope_module(True, 128, dtype, dtype),
-        lambda dtype=dtype: _jit_fused_add_rmsnorm_module(dtype, False),
     ]
 parallel_compile(builders)
 """

@@ -431,7 +431,8 @@ class Statement:
         return frozenset(found)
 
 
-def statements(text: str) -> list[Statement]:
+@lru_cache(maxsize=256)
+def statements(text: str) -> tuple[Statement, ...]:
     """The sentences of ``text`` that say something."""
     found = []
     for span in split_sentences(text):
@@ -439,7 +440,7 @@ def statements(text: str) -> list[Statement]:
         part = text[slice(*inner)]
         if re.search(r"\w", re.sub(r"\b(?:[A-Za-z]\.){2,}", "", part)):
             found.append(Statement(inner, part))
-    return found
+    return tuple(found)
 
 
 def _joined(match: re.Match[str]) -> str:

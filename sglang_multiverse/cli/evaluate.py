@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +146,7 @@ def grade(
     need_file(file)
     from ..data_pipeline.gates.meaning.equivalence import EquivalenceError
     from ..evaluation.grading import Grader
+    from ..text import encodable
 
     rows = list(_outputs(file))
     if not rows:
@@ -160,7 +160,8 @@ def grade(
                 right += bool(one.correct)
                 cut += one.truncated
                 if as_json:
-                    typer.echo(json.dumps({"id": name, **one.row()}, ensure_ascii=False))
+                    line = json.dumps({"id": name, **one.row()}, ensure_ascii=False)
+                    typer.echo(encodable(line))
     except EquivalenceError as error:
         fail(error)
     if not as_json:
@@ -168,19 +169,19 @@ def grade(
 
 
 def _outputs(file: Path) -> Iterator[dict[str, Any]]:
-    with sys.stdin if str(file) == "-" else file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _output(line, f"{file}, line {number}")
+    from ..corpus import BadRow, CorpusError, name_of, rows
 
-
-def _output(line: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        fail(f"{where} is no JSON: {error}")
-    if not isinstance(row, dict):
-        fail(f"{where} is no JSON object")
+        for row in rows(str(file)):
+            if isinstance(row, BadRow):
+                fail(row)
+            number, fields = row
+            yield _output(fields, f"{name_of(str(file))}:{number}")
+    except CorpusError as error:
+        fail(error)
+
+
+def _output(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     lacking = [name for name in ("id", "output", "reference") if row.get(name) is None]
     if lacking:
         fail(f"{where} lacks {', '.join(lacking)}; a line is {{id, output, reference}}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -303,9 +304,10 @@ def test_grading_a_file_of_any_origin() -> None:
     ("line", "said"),
     [
         ("", "holds no line"),
-        ("{", "-, line 1 is no JSON"),
-        ("[]", "-, line 1 is no JSON object"),
-        ('{"id": 1, "output": "x"}', "-, line 1 lacks reference"),
+        ("{", "stdin:1: not JSON"),
+        ('{"id": ' + "[" * 100_000, "stdin:1: not JSON"),
+        ("[]", "stdin:1: expected a JSON object"),
+        ('{"id": 1, "output": "x"}', "stdin:1 lacks reference"),
         ('{"id": 1, "output": "x", "reference": 1, "comparison": "x"}', "comparison 'x' is none"),
     ],
 )
@@ -313,6 +315,26 @@ def test_a_file_that_cannot_be_graded(line: str, said: str) -> None:
     code, output = grade(line)
     assert code == 2
     assert said in output and "Traceback" not in output
+
+
+def test_what_cannot_be_encoded_does_not_end_the_grading() -> None:
+    code, said = grade('{"id": "\\ud800", "output": "\\\\boxed{\\udfff}", "reference": "1"}')
+    assert code == 0
+    assert json.loads(said)["id"] == json.loads(said)["answer"] == "\ufffd"
+
+
+def test_files_to_grade_may_be_packed_and_must_be_files(tmp_path: Path) -> None:
+    row = {"id": 1, "output": "Answer: x", "reference": "x"}
+    packed, other = tmp_path / "outputs.jsonl.gz", tmp_path / "latin.jsonl"
+    packed.write_bytes(gzip.compress(json.dumps(row).encode()))
+    other.write_bytes(b'{"id": "\xe9"}')
+    for file, code, said in (
+        (packed, 0, "1 of 1 right"),
+        (other, 2, f"{other}:1: not UTF-8"),
+        (tmp_path, 2, f"{tmp_path}: Is a directory"),
+    ):
+        found = CliRunner().invoke(app, ["eval", "grade", str(file)])
+        assert found.exit_code == code and said in found.output, found.output
 
 
 def test_bad_commands_are_one_line(tmp_path: Path) -> None:

@@ -99,17 +99,37 @@ def test_questions_of_a_file(tmp_path: Path) -> None:
     [
         ('{"problem": "x"}', "row 1 lacks an answer: its columns are problem"),
         ('{"answer": "x"}', "row 1 lacks a question"),
-        ("{", "line 1 is no JSON"),
-        ("3", "line 1 is no JSON object"),
+        ("{", r"rows\.jsonl:1: not JSON"),
+        ("3", r"rows\.jsonl:1: expected a JSON object"),
+        ('{"problem": "x", "answer": "\xe9"}', r"rows\.jsonl:1: not UTF-8"),
+        ('{"problem": ' + "[" * 100_000, r"rows\.jsonl:1: not JSON"),
         ("", "holds no question"),
         ('{"id": 1, "problem": "x", "answer": 1}\n' * 2, "1 ids stand twice, such as 1"),
     ],
 )
 def test_bad_questions_say_where(tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text(content)
+    path.write_text(content, encoding="latin-1")
     with pytest.raises(questions.QuestionsError, match=said):
         questions.from_rows(str(path))
+
+
+def test_half_a_surrogate_pair_in_a_question_can_be_asked(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": "\\ud800", "problem": "\\ud83d?", "answer": "\\udfff"}')
+    found = questions.from_rows(str(path))
+    (one,) = found.asked
+    assert (one.id, one.text, one.reference) == ("\ufffd", "\ufffd?", "\ufffd")
+    assert len(found.sha256) == 64
+
+
+@pytest.mark.parametrize("change", [{"instruction_id_list": 1}, {"kwargs": [1]}, {"prompt": 1}])
+def test_bad_instructions_say_where(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {"prompt": "x", "instruction_id_list": [], "kwargs": []}
+    path.write_text(json.dumps(row | change))
+    with pytest.raises(questions.QuestionsError, match="row 1 is none of google/IFEval"):
+        questions.ifeval(str(path))
 
 
 def test_a_path_that_is_none_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:

@@ -52,10 +52,7 @@ def run(
     from ..evaluation.runs import LogsError
 
     try:
-        loaded = suites.load(suite)
-        if limit is not None:
-            arms = tuple(arm.model_copy(update={"limit": limit}) for arm in loaded.arms)
-            loaded = loaded.model_copy(update={"arms": arms})
+        loaded = suites.load(suite, limit)
         if dry_run:
             _say_plan(planning.plan(loaded, mean_tokens), tokens_per_second, price)
             return

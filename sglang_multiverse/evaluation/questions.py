@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -188,7 +189,7 @@ def ifeval(data: str) -> Questions:
 
 
 def _rows(data: str) -> Iterator[Mapping[str, Any]]:
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))  # which takes a user that there is not
     if path.is_file():
         yield from _of_file(path)
     elif path.suffix or data.startswith((".", "/", "~")) or data.count("/") != 1:

@@ -20,7 +20,7 @@ from .. import __version__
 from ..endpoint import Endpoint, ServerError
 from ..server import Server
 from ..tiny import MACHINES_DIR, MODEL_DIR
-from .runs import NOTE, Arm, LogsError, read_arms
+from .runs import NOTE, Arm, logged
 from .suite import Sampling, ServerOf, Suite, SuiteError
 from .tasks import TASKS, listeners
 
@@ -173,10 +173,7 @@ def _run_server(
 
 def _known(folder: Path) -> dict[str, Arm]:
     """The arms that there are logs of, by fingerprint."""
-    try:
-        return {str(arm.about.get("fingerprint")): arm for arm in read_arms(folder)}
-    except LogsError:
-        return {}
+    return {arm.fingerprint: arm for arm in logged(folder)} if folder.is_dir() else {}
 
 
 def _check_questions(folder: Path, known: dict[str, Arm], tasks: dict[str, Task]) -> None:

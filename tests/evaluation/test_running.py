@@ -127,6 +127,48 @@ def test_questions_that_changed_under_their_name_are_not_mixed(tmp_path: Path) -
                 running.run(suite, tmp_path / "logs", quiet)
 
 
+def test_arms_of_one_task_are_all_reported(tmp_path: Path) -> None:
+    """Which differ in their questions, their number or their epochs, and so have as many columns
+    of a table as they have epochs."""
+    arms = [
+        {"task": "tiny", "limit": 2},
+        {"task": "tiny", "limit": 3, "epochs": 4},
+        {"task": "tiny", "limit": 3, "data": "nested", "epochs": 3},
+    ]
+    with serving() as fake:
+        suite = suite_of(tmp_path, fake.url, arms=arms)
+        said: list[str] = []
+        assert running.run(suite, tmp_path / "logs", said.append)
+        assert len(fake.requests) == 2 + 3 * 4 + 3 * 3
+        assert running.run(suite, tmp_path / "logs", said.append)
+    assert f"3 arms, 23 answers, 23 of them known, of fake at {fake.url}" in said[-1]
+    found = report.write(tmp_path / "logs", tmp_path / "out")
+    assert [arm["arm"] for arm in found["arms"]] == [
+        "tiny parallel data None, epochs 1, limit 2",
+        "tiny parallel data None, epochs 4, limit 3",
+        "tiny parallel data nested, epochs 3, limit 3",
+    ]
+    lines = (tmp_path / "out" / "report.md").read_text().splitlines()
+    head = lines.index(
+        "| arm | pass@1 | pass@2 | pass@3 | pass@4 | majority@2 | majority@3 | majority@4 |"
+    )
+    four, three = (line.strip("| ").split(" | ") for line in lines[head + 2 : head + 4])
+    assert lines[head + 4] == "", "what was asked once has no row"
+    assert [cell == "–" for cell in four] == [
+        cell == "pass@3" or cell == "majority@3" for cell in lines[head].strip("| ").split(" | ")
+    ]
+    assert [number for number, cell in enumerate(three) if cell == "–"] == [4, 7]
+
+
+def test_answers_are_known_whichever_suite_was_run_last(tmp_path: Path) -> None:
+    said: list[str] = []
+    with serving() as fake:
+        for seed in (1, 2, 1):
+            suite = suite_of(tmp_path, fake.url, arms=[{"task": "tiny", "limit": 2}], seed=seed)
+            assert running.run(suite, tmp_path / "logs", said.append)
+    assert "2 of them known" in said[-1]
+
+
 def test_budgets_bound_the_critical_path_or_where_nothing_forks_the_tokens(tmp_path: Path) -> None:
     arms = [{"task": "tiny", "modes": ["sequential", "off"], "budgets": [64], "limit": 1}]
     with serving() as fake:

@@ -61,7 +61,7 @@ def run(
         if report:
             reports.write(folder / "logs", folder)
             typer.echo(f"report: {folder / 'report.md'}")
-    except (suites.SuiteError, QuestionsError, LogsError) as error:
+    except (suites.SuiteError, QuestionsError, LogsError, OSError) as error:
         fail(error)
     except (running.Interrupted, KeyboardInterrupt):
         typer.echo("stopped; the same command goes on from here", err=True)
@@ -101,7 +101,7 @@ def report(
     try:
         place = out or logs.parent
         found = reports.write(logs, place)
-    except LogsError as error:
+    except (LogsError, OSError) as error:
         fail(error)
     typer.echo(json.dumps(found, ensure_ascii=False) if as_json else place / "report.md")
 
@@ -118,7 +118,7 @@ def publish(
 
     try:
         written = copy(logs, out)
-    except LogsError as error:
+    except (LogsError, OSError) as error:
         fail(error)
     for path, stripped in written:
         typer.echo(f"{path}{': questions and outputs withheld' if stripped else ''}")

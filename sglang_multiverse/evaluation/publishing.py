@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log, write_eval_log
+from inspect_ai.log import EvalLog, write_eval_log
 from inspect_ai.model import ModelOutput
 
-from .runs import NOTE, LogsError
+from .runs import NOTE, LogsError, log_files, read_log
 
 WITHHELD = "(withheld: its authors ask that it be not shown)"
 
@@ -21,17 +21,17 @@ def publish(logs: Path, out: Path) -> list[tuple[Path, bool]]:
     """
     if out.exists() and any(out.iterdir()):
         raise LogsError(f"{out} is not empty; name a new folder")
-    found = list_eval_logs(str(logs)) if logs.is_dir() else []
+    found = log_files(logs) if logs.is_dir() else []
     if not found:
         raise LogsError(f"{logs} holds no log")
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    for info in found:
-        log = read_eval_log(info)
+    for one in found:
+        log = read_log(one)
         private = bool(((log.eval.metadata or {}).get("data") or {}).get("private"))
         if private:
             strip(log)
-        path = out / Path(info.name.removeprefix("file://")).name
+        path = out / one.name
         write_eval_log(log, str(path))
         written.append((path, private))
     if (logs / NOTE).exists():

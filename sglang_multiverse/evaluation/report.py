@@ -159,7 +159,7 @@ def _heads(heads: list[dict[str, Any]]) -> Iterator[str]:
         "data": lambda head: _data(head["data"] or {}),
     }
     for name, read in named.items():
-        values = [(head["arm"], read(head)) for head in heads]
+        values = [(head["arm"], str(read(head) or "")) for head in heads]
         if not any(value for _, value in values):
             continue
         if len({value for _, value in values}) == 1:

@@ -20,7 +20,7 @@ from .. import __version__
 from ..endpoint import Endpoint, ServerError
 from ..server import Server
 from ..tiny import MACHINES_DIR, MODEL_DIR
-from .runs import NOTE, Arm, logged
+from .runs import NOTE, Arm, logged, read_note
 from .suite import Sampling, ServerOf, Suite, SuiteError
 from .tasks import TASKS, listeners
 
@@ -224,9 +224,8 @@ def fingerprint(server: str, model: str, arm: dict[str, Any], sampling: Sampling
 
 def note(folder: Path, server: str, prints: list[str]) -> None:
     """Note which arms of ``server`` the suite has that was run last: the folder may hold others."""
-    place = folder / NOTE
-    known = json.loads(place.read_text()) if place.exists() else {}
-    place.write_text(json.dumps({**known, server: prints}))
+    known = read_note(folder) or {}
+    (folder / NOTE).write_text(json.dumps({**known, server: prints}))
 
 
 def _served_name(endpoint: Endpoint) -> str:

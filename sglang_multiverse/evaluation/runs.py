@@ -101,10 +101,11 @@ def read_arms(folder: Path) -> list[Arm]:
     """
     if not folder.is_dir():
         raise LogsError(f"{folder} is no folder; logs are where `multiverse eval run` put them")
-    wanted = _wanted(folder)
-    if wanted is None:
+    noted = read_note(folder)
+    if noted is None:
         arms = {arm.name: arm for arm in logged(folder)}
     else:
+        wanted = {one for prints in noted.values() for one in prints}
         known = {arm.fingerprint: arm for arm in logged(folder)}
         arms = {one: arm for one, arm in known.items() if one in wanted}
     if not arms:
@@ -113,11 +114,39 @@ def read_arms(folder: Path) -> list[Arm]:
 
 
 def logged(folder: Path) -> Iterator[Arm]:
-    """The arm of every log that holds an answer, from the oldest log to the latest."""
-    for info in sorted(list_eval_logs(str(folder)), key=lambda one: one.name):
-        arm = _arm(read_eval_log(info))
+    """The arm of every log that holds an answer, from the oldest log to the latest.
+
+    Raises:
+        LogsError: as :func:`read_log`.
+    """
+    for path in log_files(folder):
+        arm = _arm(read_log(path))
         if arm is not None:
             yield arm
+
+
+def log_files(folder: Path) -> list[Path]:
+    """The logs in ``folder`` and below, from the oldest to the latest."""
+    found = list_eval_logs(str(folder))
+    return [
+        Path(info.name.removeprefix("file://")) for info in sorted(found, key=lambda one: one.name)
+    ]
+
+
+def read_log(path: Path) -> EvalLog:
+    """One log.
+
+    Raises:
+        LogsError: it is damaged, or no log.
+    """
+    try:
+        return read_eval_log(str(path))
+    except Exception as error:  # of zip, of JSON, of pydantic
+        reason = " ".join(str(error).split())[:200]
+        raise LogsError(
+            f"{path} is damaged, or no log ({reason}); move it out of the folder: what it alone "
+            "answered is then asked again"
+        ) from error
 
 
 def _told_apart(arms: list[Arm]) -> list[Arm]:
@@ -139,10 +168,11 @@ def _difference(arm: Arm, arms: list[Arm]) -> str:
     )
 
 
-def _wanted(folder: Path) -> set[str] | None:
+def read_note(folder: Path) -> dict[str, list[str]] | None:
+    """The fingerprints of a suite's arms by server; None without a note that can be read."""
     try:
         noted = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        return {one for prints in noted.values() for one in prints}
+        return {str(server): list(map(str, prints)) for server, prints in noted.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return None
 

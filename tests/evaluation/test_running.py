@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 import yaml
 from filelock import FileLock
+from inspect_ai.log import write_eval_log
 from typer.testing import CliRunner
 
 from sglang_multiverse.cli import app
 from sglang_multiverse.dialect import MULTIVERSE
 from sglang_multiverse.evaluation import report, running
 from sglang_multiverse.evaluation.publishing import WITHHELD, publish
-from sglang_multiverse.evaluation.runs import LogsError, read_arms
+from sglang_multiverse.evaluation.runs import LogsError, log_files, read_arms, read_log
 from sglang_multiverse.evaluation.suite import Suite, SuiteError, load
 from sglang_multiverse.tiny import machines
 
@@ -282,6 +283,30 @@ def test_no_logs(tmp_path: Path) -> None:
         read_arms(tmp_path)
 
 
+def test_a_damaged_log_is_named_and_the_others_go_on_without_it(tmp_path: Path) -> None:
+    logs = tmp_path / "out" / "logs"
+    with serving() as fake:
+        suite = suite_of(
+            tmp_path, fake.url, arms=[{"task": "tiny", "modes": ["parallel", "off"], "limit": 2}]
+        )
+        assert running.run(suite, logs, quiet)
+        damaged, whole_one = sorted(logs.rglob("*.eval"))
+        damaged.write_bytes(whole_one.read_bytes()[:-4000])
+        (logs / "suite.json").write_text("{")
+        for command in (
+            ["run", str(tmp_path / "suite.yaml"), "-o", str(tmp_path / "out")],
+            ["report", str(logs)],
+            ["publish", str(logs), str(tmp_path / "shown")],
+        ):
+            found = CliRunner().invoke(app, ["eval", *command])
+            assert found.exit_code == 2
+            assert f"{damaged} is damaged" in found.output.splitlines()[-1]
+        damaged.unlink()
+        assert running.run(suite, logs, quiet)
+        assert len(fake.requests) == 2 * 2 + 2
+    assert [len(arm.runs) for arm in read_arms(logs)] == [2, 2]
+
+
 def test_private_questions_do_not_leave_in_published_logs(tmp_path: Path) -> None:
     with serving() as fake:
         arms = [{"task": "tiny", "limit": 3}]
@@ -306,20 +331,16 @@ def test_private_questions_do_not_leave_in_published_logs(tmp_path: Path) -> Non
 
 
 def mark_private(logs: Path) -> None:
-    from inspect_ai.log import list_eval_logs, read_eval_log, write_eval_log
-
-    for info in list_eval_logs(str(logs)):
-        log = read_eval_log(info)
+    for path in log_files(logs):
+        log = read_log(path)
         assert log.eval.metadata is not None
         log.eval.metadata["data"]["private"] = True
-        write_eval_log(log)
+        write_eval_log(log, str(path))
 
 
 def whole(path: Path) -> str:
     """All that a log file says, unpacked."""
-    from inspect_ai.log import read_eval_log
-
-    return read_eval_log(str(path)).model_dump_json()
+    return read_log(path).model_dump_json()
 
 
 def grade(*lines: str, options: tuple[str, ...] = ("--json",)) -> tuple[int, str]:

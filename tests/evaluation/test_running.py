@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from filelock import FileLock
-from inspect_ai.log import write_eval_log
+from inspect_ai.log import EvalError, EvalRetryError, write_eval_log
 from typer.testing import CliRunner
 
 from sglang_multiverse.cli import app
@@ -328,6 +328,33 @@ def test_private_questions_do_not_leave_in_published_logs(tmp_path: Path) -> Non
     assert before["arms"] == after["arms"], "and every figure is still there"
     with pytest.raises(LogsError, match="not empty"):
         publish(tmp_path / "logs", tmp_path / "shown")
+
+
+def test_no_field_of_a_private_log_says_what_was_asked(tmp_path: Path) -> None:
+    """Answers that quote a choice, errors of attempts before the last one, and of the whole run;
+    answers that were alike still are, so that majorities stay the same."""
+    secret = "the words of a choice"
+    logs = tmp_path / "logs"
+    with serving(wrong=lambda body: body["seed"] % 2 == 0) as fake:
+        suite = suite_of(tmp_path, fake.url, arms=[{"task": "tiny", "limit": 2}], epochs=3)
+        assert running.run(suite, logs, quiet)
+    mark_private(logs)
+    ((path, log),) = [(path, read_log(path)) for path in log_files(logs)]
+    error = {"message": secret, "traceback": secret, "traceback_ansi": secret}
+    log.error = EvalError(**error)
+    for sample in log.samples or []:
+        sample.error_retries = [EvalRetryError(**error)]
+        for score in (sample.scores or {}).values():
+            score.explanation = secret
+            if score.answer is not None:
+                score.answer += secret
+                score.metadata = {**(score.metadata or {}), "answer": score.answer}
+    write_eval_log(log, str(path))
+    ((shown, _),) = publish(logs, tmp_path / "shown")
+    assert secret in whole(path) and secret not in whole(shown)
+    before, after = (report.report(read_arms(folder))["arms"] for folder in (logs, shown.parent))
+    assert before == after
+    assert before[0]["retries"] == 6
 
 
 def mark_private(logs: Path) -> None:

@@ -6,10 +6,13 @@ import gzip
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -266,6 +269,27 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, "http://127.0.0.1:9")
     with pytest.raises(SuiteError, match=r"server 'one': .*is a server running at"):
         running.run(suite, tmp_path / "logs", quiet)
+
+
+@pytest.mark.parametrize(
+    "said", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"]
+)
+def test_what_is_no_server_of_models_is_one_line(tmp_path: Path, said: bytes) -> None:
+    """Another protocol, and half an answer."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    with listening.accept()[0] as asked:
+                        asked.recv(10_000)
+                        asked.sendall(said)
+
+        Thread(target=serve, daemon=True).start()
+        suite = suite_of(tmp_path, f"http://127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(SuiteError, match=r"server 'one': /v1/models: .*is a server running"):
+            running.run(suite, tmp_path / "logs", quiet)
+        listening.shutdown(socket.SHUT_RDWR)
 
 
 def test_one_run_at_a_time_has_a_folder(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from inspect_ai import Task, eval_set
+from inspect_ai.log import EvalLog
 from inspect_ai.model import get_model
 
 from .. import __version__
@@ -168,7 +170,19 @@ def _run_server(
         listeners.remove(progress.one)
     if len(logs) < len(made) or any(log.status == "cancelled" for log in logs):
         raise Interrupted  # which eval_set calls a success
-    return bool(success) and all(log.status == "success" for log in logs)
+    whole = bool(success) and all(log.status == "success" for log in logs)
+    if not whole:
+        known = _known(folder / name)
+        why = _why(logs, [known[one] for one in prints if one in known])
+        say(f"{name}: instead of an answer, most often: {why}")
+    return whole
+
+
+def _why(logs: list[EvalLog], arms: list[Arm]) -> str:
+    """What there was most often instead of an answer."""
+    said = Counter(run.error for arm in arms for run in arm.runs if run.outcome == "error")
+    said.update(log.error.message for log in logs if log.error is not None)
+    return " ".join(max(said, key=said.__getitem__, default="nothing was said").split())[:300]
 
 
 def _known(folder: Path) -> dict[str, Arm]:

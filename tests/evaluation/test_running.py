@@ -265,6 +265,15 @@ def test_refused_requests_and_retries_are_told_apart(tmp_path: Path) -> None:
     assert arm["accuracy"]["value"] == 0.75
 
 
+def test_why_there_is_no_answer_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    with serving(fault=lambda number: 401) as fake:
+        suite = suite_of(tmp_path, fake.url, arms=[{"task": "tiny", "limit": 2}])
+        assert not running.run(suite, tmp_path / "logs", said.append)
+    assert said[-1].startswith("one: instead of an answer, most often: ")
+    assert "HTTP 401: fault 401" in said[-1]
+
+
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, "http://127.0.0.1:9")
     with pytest.raises(SuiteError, match=r"server 'one': .*is a server running at"):

@@ -105,6 +105,10 @@ def _markdown(found: dict[str, Any], pictures: dict[str, Path]) -> Iterator[str]
     if missing:
         yield ""
         yield f"**{missing} runs have no answer yet** and lower what is above; run the suite again."
+    later = sum(row["not_asked"] for row in found["arms"])
+    if later:
+        yield ""
+        yield f"**{later} runs were not asked yet** and are not counted above; run the suite again."
     if any(row["epochs"] > 1 for row in found["arms"]):
         yield ""
         yield from _several(found["arms"])

@@ -86,6 +86,12 @@ class Arm:
         return str(self.about.get("fingerprint") or "")
 
     @property
+    def expected(self) -> int:
+        """How many runs it has when it is whole; 0 where the log does not say."""
+        asked = (self.about.get("data") or {}).get("questions", 0)
+        return int(asked) * int(self.about.get("epochs") or 1)
+
+    @property
     def answered(self) -> list[Run]:
         """Runs that have figures."""
         return [run for run in self.runs if run.outcome in ("answered", "cut")]

@@ -316,6 +316,22 @@ def test_no_logs(tmp_path: Path) -> None:
         read_arms(tmp_path)
 
 
+def test_a_report_of_half_a_run_says_so(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    with serving() as fake:
+        arms = [{"task": "tiny", "limit": 3}]
+        assert running.run(suite_of(tmp_path, fake.url, arms=arms, epochs=2), logs, quiet)
+    said = "runs were not asked yet"
+    report.write(logs, tmp_path)
+    assert said not in (tmp_path / "report.md").read_text()
+    (path,) = log_files(logs)
+    log = read_log(path)
+    log.samples = (log.samples or [])[:2]
+    write_eval_log(log, str(path))
+    assert report.write(logs, tmp_path)["arms"][0]["not_asked"] == 4
+    assert f"**4 {said}**" in (tmp_path / "report.md").read_text()
+
+
 def test_a_damaged_log_is_named_and_the_others_go_on_without_it(tmp_path: Path) -> None:
     logs = tmp_path / "out" / "logs"
     with serving() as fake:

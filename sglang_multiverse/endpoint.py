@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from typing import Any
 
 
@@ -28,7 +29,10 @@ class Endpoint:
             ServerError: HTTP status 400 or above, with the answer's text; or no answer.
         """
         with self._open(path, body, timeout) as answer:
-            text = answer.read().decode()
+            try:
+                text = answer.read().decode()
+            except (OSError, HTTPException) as error:
+                raise ServerError(f"{path}: {error!r}{self._circumstances()}") from error
         return text if raw or not text else json.loads(text)
 
     def stream(self, path: str, body: Any, *, timeout: float = 600) -> Iterator[Any]:
@@ -64,6 +68,8 @@ class Endpoint:
             raise ServerError(f"{path}: HTTP {error.code}: {error.read().decode()}") from error
         except OSError as error:
             raise ServerError(f"{path}: {error}{self._circumstances()}") from error
+        except HTTPException as error:  # which may quote lines of what was said
+            raise ServerError(f"{path}: {error!r}{self._circumstances()}") from error
 
     def _circumstances(self) -> str:
         """What a message about a request without an answer goes on with."""

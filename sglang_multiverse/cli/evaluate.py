@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +52,7 @@ def run(
     from ..evaluation.runs import LogsError
 
     try:
-        loaded = suites.load(suite)
-        if limit is not None:
-            arms = tuple(arm.model_copy(update={"limit": limit}) for arm in loaded.arms)
-            loaded = loaded.model_copy(update={"arms": arms})
+        loaded = suites.load(suite, limit)
         if dry_run:
             _say_plan(planning.plan(loaded, mean_tokens), tokens_per_second, price)
             return
@@ -65,7 +61,7 @@ def run(
         if report:
             reports.write(folder / "logs", folder)
             typer.echo(f"report: {folder / 'report.md'}")
-    except (suites.SuiteError, QuestionsError, LogsError) as error:
+    except (suites.SuiteError, QuestionsError, LogsError, OSError) as error:
         fail(error)
     except (running.Interrupted, KeyboardInterrupt):
         typer.echo("stopped; the same command goes on from here", err=True)
@@ -105,7 +101,7 @@ def report(
     try:
         place = out or logs.parent
         found = reports.write(logs, place)
-    except LogsError as error:
+    except (LogsError, OSError) as error:
         fail(error)
     typer.echo(json.dumps(found, ensure_ascii=False) if as_json else place / "report.md")
 
@@ -122,7 +118,7 @@ def publish(
 
     try:
         written = copy(logs, out)
-    except LogsError as error:
+    except (LogsError, OSError) as error:
         fail(error)
     for path, stripped in written:
         typer.echo(f"{path}{': questions and outputs withheld' if stripped else ''}")
@@ -147,6 +143,7 @@ def grade(
     need_file(file)
     from ..data_pipeline.gates.meaning.equivalence import EquivalenceError
     from ..evaluation.grading import Grader
+    from ..text import encodable
 
     rows = list(_outputs(file))
     if not rows:
@@ -160,7 +157,8 @@ def grade(
                 right += bool(one.correct)
                 cut += one.truncated
                 if as_json:
-                    typer.echo(json.dumps({"id": name, **one.row()}, ensure_ascii=False))
+                    line = json.dumps({"id": name, **one.row()}, ensure_ascii=False)
+                    typer.echo(encodable(line))
     except EquivalenceError as error:
         fail(error)
     if not as_json:
@@ -168,19 +166,19 @@ def grade(
 
 
 def _outputs(file: Path) -> Iterator[dict[str, Any]]:
-    with sys.stdin if str(file) == "-" else file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _output(line, f"{file}, line {number}")
+    from ..corpus import BadRow, CorpusError, name_of, rows
 
-
-def _output(line: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        fail(f"{where} is no JSON: {error}")
-    if not isinstance(row, dict):
-        fail(f"{where} is no JSON object")
+        for row in rows(str(file)):
+            if isinstance(row, BadRow):
+                fail(row)
+            number, fields = row
+            yield _output(fields, f"{name_of(str(file))}:{number}")
+    except CorpusError as error:
+        fail(error)
+
+
+def _output(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     lacking = [name for name in ("id", "output", "reference") if row.get(name) is None]
     if lacking:
         fail(f"{where} lacks {', '.join(lacking)}; a line is {{id, output, reference}}")

@@ -45,6 +45,7 @@ def counted(arm: Arm) -> dict[str, Any]:
         "cut": outcomes["cut"],
         "refused": outcomes["refused"],
         "errors": outcomes["error"],
+        "not_asked": max(arm.expected - len(arm.runs), 0),
         "retries": sum(run.retries for run in arm.runs),
         "extraction": dict(Counter(run.extraction for run in arm.answered)),
     }

@@ -117,7 +117,9 @@ class Multiverse(ModelAPI):
                 time=seconds,
             )
             return output, ModelCall.create(body, {"error": said}, time=seconds)
-        reply.raise_for_status()
+        if not reply.is_success:
+            said = f"HTTP {reply.status_code}: {_message(reply)}"
+            raise httpx.HTTPStatusError(said, request=reply.request, response=reply)
         answer = reply.json()
         return read(answer, seconds), ModelCall.create(body, answer, time=seconds)
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from .. import corpus
+from ..text import encodable
 from .grading import Comparison
 
 #: sha256 and number of rows of ``gpqa_diamond.csv`` as its authors publish it. It does not ship:
@@ -91,9 +94,9 @@ def from_rows(data: str, ending: str = "") -> Questions:
                 f"{data}, row {number} lacks {lacks}: its columns are {', '.join(map(str, row))}; "
                 f"questions are read from {', '.join(_QUESTION)}, answers from {', '.join(_ANSWER)}"
             )
-        name = _first(row, _ID)
-        whole = f"{str(text).strip()} {ending}".strip()
-        asked.append(Asked(str(number if name is None else name), whole, str(answer).strip()))
+        whole = encodable(f"{str(text).strip()} {ending}".strip())
+        reference = encodable(str(answer).strip())
+        asked.append(Asked(_name(row, number), whole, reference))
     return Questions(_distinct(asked, data), data)
 
 
@@ -167,21 +170,26 @@ def ifeval(data: str) -> Questions:
         wanted = ("prompt", "instruction_id_list", "kwargs")
         if not all(name in row for name in wanted):
             raise QuestionsError(f"{data}, row {number} lacks one of {', '.join(wanted)}")
-        extra = {
-            "instructions": list(row["instruction_id_list"]),
-            "kwargs": [
-                {name: value for name, value in one.items() if value is not None}
-                for one in row["kwargs"]
-            ],
-            "prompt": row["prompt"],
-        }
-        name = _first(row, _ID)
-        asked.append(Asked(str(number if name is None else name), row["prompt"], "", extra=extra))
+        try:
+            prompt = encodable(row["prompt"])
+            extra = {
+                "instructions": list(row["instruction_id_list"]),
+                "kwargs": [
+                    {name: value for name, value in one.items() if value is not None}
+                    for one in row["kwargs"]
+                ],
+                "prompt": prompt,
+            }
+        except (TypeError, AttributeError) as error:
+            raise QuestionsError(
+                f"{data}, row {number} is none of google/IFEval: {error}"
+            ) from None
+        asked.append(Asked(_name(row, number), prompt, "", extra=extra))
     return Questions(_distinct(asked, data), data)
 
 
-def _rows(data: str) -> Iterator[dict[str, Any]]:
-    path = Path(data).expanduser()
+def _rows(data: str) -> Iterator[Mapping[str, Any]]:
+    path = Path(os.path.expanduser(data))  # which takes a user that there is not
     if path.is_file():
         yield from _of_file(path)
     elif path.suffix or data.startswith((".", "/", "~")) or data.count("/") != 1:
@@ -190,21 +198,17 @@ def _rows(data: str) -> Iterator[dict[str, Any]]:
         yield from _of_hub(data)
 
 
-def _of_file(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise QuestionsError(f"{path}, line {number} is no JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise QuestionsError(f"{path}, line {number} is no JSON object")
-            yield row
+def _of_file(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        for row in corpus.rows(str(path)):
+            if isinstance(row, corpus.BadRow):
+                raise QuestionsError(str(row))
+            yield row[1]
+    except corpus.CorpusError as error:
+        raise QuestionsError(str(error)) from error
 
 
-def _of_hub(data: str) -> Iterator[dict[str, Any]]:
+def _of_hub(data: str) -> Iterator[Mapping[str, Any]]:
     from datasets import get_dataset_split_names, load_dataset
 
     name, _, split = data.partition(":")
@@ -216,8 +220,13 @@ def _of_hub(data: str) -> Iterator[dict[str, Any]]:
         raise QuestionsError(f"{data} cannot be read from the Hub: {error}") from error
 
 
-def _first(row: dict[str, Any], names: tuple[str, ...]) -> Any:
+def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     return next((row[name] for name in names if row.get(name) not in (None, "")), None)
+
+
+def _name(row: Mapping[str, Any], number: int) -> str:
+    name = _first(row, _ID)
+    return encodable(str(number if name is None else name))
 
 
 def _distinct(asked: list[Asked], data: str) -> tuple[Asked, ...]:

@@ -98,13 +98,17 @@ def _markdown(found: dict[str, Any], pictures: dict[str, Path]) -> Iterator[str]
     yield (
         "± is one standard error, clustered by question; […] is the 95 % interval. # parallel: "
         "tokens of all answers ÷ their critical-path tokens; net: the same with only what stands "
-        "outside tags, goals and conclusions above the line. A run that was cut, refused or failed "
-        "counts as wrong."
+        "outside tags, goals and conclusions above the line. A run that was refused or failed "
+        "counts as wrong, and one that was cut unless its answer was there and right."
     )
     missing = sum(row["errors"] for row in found["arms"])
     if missing:
         yield ""
         yield f"**{missing} runs have no answer yet** and lower what is above; run the suite again."
+    later = sum(row["not_asked"] for row in found["arms"])
+    if later:
+        yield ""
+        yield f"**{later} runs were not asked yet** and are not counted above; run the suite again."
     if any(row["epochs"] > 1 for row in found["arms"]):
         yield ""
         yield from _several(found["arms"])
@@ -159,7 +163,7 @@ def _heads(heads: list[dict[str, Any]]) -> Iterator[str]:
         "data": lambda head: _data(head["data"] or {}),
     }
     for name, read in named.items():
-        values = [(head["arm"], read(head)) for head in heads]
+        values = [(head["arm"], str(read(head) or "")) for head in heads]
         if not any(value for _, value in values):
             continue
         if len({value for _, value in values}) == 1:
@@ -182,7 +186,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield "|" + "---|" * len(head)
     for row in rows:
-        yield f"| {' | '.join(row)} |"
+        cells = (cell.replace("|", "\\|") for cell in row)
+        yield f"| {' | '.join(cells)} |"
 
 
 def _main(arms: list[dict[str, Any]]) -> Iterator[str]:
@@ -197,18 +202,19 @@ def _main(arms: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _several(arms: list[dict[str, Any]]) -> Iterator[str]:
-    names = [f"pass@{k}" for k in arms[0].get("pass_at", {})]
-    names += [f"majority@{k}" for k in arms[0].get("majority_at", {})]
-    rows = [
-        [
-            arm["arm"],
-            *map(percent, arm.get("pass_at", {}).values()),
-            *map(percent, arm.get("majority_at", {}).values()),
-        ]
-        for arm in arms
-        if arm["epochs"] > 1
+    """Arms may have numbers of epochs of their own."""
+    arms = [arm for arm in arms if arm["epochs"] > 1]
+    columns = [
+        (key, k)
+        for key in ("pass_at", "majority_at")
+        for k in sorted({k for arm in arms for k in arm[key]}, key=int)
     ]
-    yield from _table(["arm", *names], rows)
+    head = ["arm", *(f"{key.removesuffix('_at')}@{k}" for key, k in columns)]
+    rows = [
+        [arm["arm"], *(percent(arm[key][k]) if k in arm[key] else "–" for key, k in columns)]
+        for arm in arms
+    ]
+    yield from _table(head, rows)
 
 
 def _outcomes(arms: list[dict[str, Any]]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,13 +15,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from inspect_ai import Task, eval_set
+from inspect_ai.log import EvalLog
 from inspect_ai.model import get_model
 
 from .. import __version__
 from ..endpoint import Endpoint, ServerError
 from ..server import Server
 from ..tiny import MACHINES_DIR, MODEL_DIR
-from .runs import NOTE, Arm, LogsError, read_arms
+from .runs import NOTE, Arm, logged, read_note
 from .suite import Sampling, ServerOf, Suite, SuiteError
 from .tasks import TASKS, listeners
 
@@ -168,15 +170,24 @@ def _run_server(
         listeners.remove(progress.one)
     if len(logs) < len(made) or any(log.status == "cancelled" for log in logs):
         raise Interrupted  # which eval_set calls a success
-    return bool(success) and all(log.status == "success" for log in logs)
+    whole = bool(success) and all(log.status == "success" for log in logs)
+    if not whole:
+        known = _known(folder / name)
+        why = _why(logs, [known[one] for one in prints if one in known])
+        say(f"{name}: instead of an answer, most often: {why}")
+    return whole
+
+
+def _why(logs: list[EvalLog], arms: list[Arm]) -> str:
+    """What there was most often instead of an answer."""
+    said = Counter(run.error for arm in arms for run in arm.runs if run.outcome == "error")
+    said.update(log.error.message for log in logs if log.error is not None)
+    return " ".join(max(said, key=said.__getitem__, default="nothing was said").split())[:300]
 
 
 def _known(folder: Path) -> dict[str, Arm]:
     """The arms that there are logs of, by fingerprint."""
-    try:
-        return {str(arm.about.get("fingerprint")): arm for arm in read_arms(folder)}
-    except LogsError:
-        return {}
+    return {arm.fingerprint: arm for arm in logged(folder)} if folder.is_dir() else {}
 
 
 def _check_questions(folder: Path, known: dict[str, Arm], tasks: dict[str, Task]) -> None:
@@ -227,9 +238,8 @@ def fingerprint(server: str, model: str, arm: dict[str, Any], sampling: Sampling
 
 def note(folder: Path, server: str, prints: list[str]) -> None:
     """Note which arms of ``server`` the suite has that was run last: the folder may hold others."""
-    place = folder / NOTE
-    known = json.loads(place.read_text()) if place.exists() else {}
-    place.write_text(json.dumps({**known, server: prints}))
+    known = read_note(folder) or {}
+    (folder / NOTE).write_text(json.dumps({**known, server: prints}))
 
 
 def _served_name(endpoint: Endpoint) -> str:

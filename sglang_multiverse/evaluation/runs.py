@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,6 +81,17 @@ class Arm:
         return self.grouped(lambda run: float(value(run)))
 
     @property
+    def fingerprint(self) -> str:
+        """What :func:`.running.fingerprint` gave it; empty where something else ran it."""
+        return str(self.about.get("fingerprint") or "")
+
+    @property
+    def expected(self) -> int:
+        """How many runs it has when it is whole; 0 where the log does not say."""
+        asked = (self.about.get("data") or {}).get("questions", 0)
+        return int(asked) * int(self.about.get("epochs") or 1)
+
+    @property
     def answered(self) -> list[Run]:
         """Runs that have figures."""
         return [run for run in self.runs if run.outcome in ("answered", "cut")]
@@ -88,28 +100,85 @@ class Arm:
 def read_arms(folder: Path) -> list[Arm]:
     """The arms of a folder of logs, in the order of the suite; of an arm that was run again
     the latest log. Where the folder has been told by ``multiverse eval run`` which arms its suite
-    has, only these.
+    has, these and only these.
 
     Raises:
         LogsError: no log is there.
     """
     if not folder.is_dir():
         raise LogsError(f"{folder} is no folder; logs are where `multiverse eval run` put them")
-    arms: dict[str, Arm] = {}
-    wanted = _wanted(folder)
-    for info in sorted(list_eval_logs(str(folder)), key=lambda one: one.name):
-        arm = _arm(read_eval_log(info))
-        if arm is not None and (wanted is None or arm.about.get("fingerprint") in wanted):
-            arms[arm.name] = arm
+    noted = read_note(folder)
+    if noted is None:
+        arms = {arm.name: arm for arm in logged(folder)}
+    else:
+        wanted = {one for prints in noted.values() for one in prints}
+        known = {arm.fingerprint: arm for arm in logged(folder)}
+        arms = {one: arm for one, arm in known.items() if one in wanted}
     if not arms:
         raise LogsError(f"{folder} holds no log with an answer in it")
-    return sorted(arms.values(), key=_place)
+    return _told_apart(sorted(arms.values(), key=_place))
 
 
-def _wanted(folder: Path) -> set[str] | None:
+def logged(folder: Path) -> Iterator[Arm]:
+    """The arm of every log that holds an answer, from the oldest log to the latest.
+
+    Raises:
+        LogsError: as :func:`read_log`.
+    """
+    for path in log_files(folder):
+        arm = _arm(read_log(path))
+        if arm is not None:
+            yield arm
+
+
+def log_files(folder: Path) -> list[Path]:
+    """The logs in ``folder`` and below, from the oldest to the latest."""
+    found = list_eval_logs(str(folder))
+    return [
+        Path(info.name.removeprefix("file://")) for info in sorted(found, key=lambda one: one.name)
+    ]
+
+
+def read_log(path: Path) -> EvalLog:
+    """One log.
+
+    Raises:
+        LogsError: it is damaged, or no log.
+    """
+    try:
+        return read_eval_log(str(path))
+    except Exception as error:  # of zip, of JSON, of pydantic
+        reason = " ".join(str(error).split())[:200]
+        raise LogsError(
+            f"{path} is damaged, or no log ({reason}); move it out of the folder: what it alone "
+            "answered is then asked again"
+        ) from error
+
+
+def _told_apart(arms: list[Arm]) -> list[Arm]:
+    """``arms``, those of one name with what they were asked differently in their names."""
+    alike = Counter(arm.name for arm in arms)
+    return [
+        replace(arm, name=f"{arm.name} {_difference(arm, arms)}") if alike[arm.name] > 1 else arm
+        for arm in arms
+    ]
+
+
+def _difference(arm: Arm, arms: list[Arm]) -> str:
+    asked = [other.about["task_args"] for other in arms if other.name == arm.name]
+    names = sorted({name for one in asked for name in one})
+    return ", ".join(
+        f"{name} {arm.about['task_args'].get(name)}"
+        for name in names
+        if any(one.get(name) != asked[0].get(name) for one in asked)
+    )
+
+
+def read_note(folder: Path) -> dict[str, list[str]] | None:
+    """The fingerprints of a suite's arms by server; None without a note that can be read."""
     try:
         noted = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        return {one for prints in noted.values() for one in prints}
+        return {str(server): list(map(str, prints)) for server, prints in noted.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return None
 

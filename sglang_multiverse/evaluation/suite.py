@@ -13,12 +13,13 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .tasks import TASKS, Mode
 
@@ -28,7 +29,21 @@ class SuiteError(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _folder(name: str) -> str:
+    """A name that a folder gets, too."""
+    if name in ("", ".", "..") or "/" in name or not name.isprintable():
+        raise ValueError("a folder is called like this: no slash, and not . or ..")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_folder)]
+#: What ``urllib`` and httpx both take for the address of a server.
+_URL = re.compile(
+    r"https?://([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?(/[!-~]*)?", re.ASCII | re.IGNORECASE
+)
 
 
 class ServerOf(_Strict):
@@ -47,6 +62,13 @@ class ServerOf(_Strict):
     model: str | None = None
     gpu: str | None = None
     revision: str | None = None
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        if url is not None and not _URL.fullmatch(url):
+            raise ValueError(f"{url!r} is no address such as http://127.0.0.1:30000")
+        return url
 
     @field_validator("flags", mode="before")
     @classmethod
@@ -69,8 +91,8 @@ class ArmsOf(_Strict):
 
     task: str
     server: str | None = None
-    modes: tuple[Mode, ...] = ("parallel",)
-    budgets: tuple[int | None, ...] = (None,)
+    modes: tuple[Mode, ...] = Field(default=("parallel",), min_length=1)
+    budgets: tuple[Annotated[int, Field(gt=0)] | None, ...] = Field(default=(None,), min_length=1)
     data: str | None = None
     max_tokens: int | None = Field(default=None, gt=0)
     epochs: int | None = Field(default=None, gt=0)
@@ -101,8 +123,8 @@ class Suite(_Strict):
         retries: times a request is sent again that a server could not take.
     """
 
-    name: str
-    servers: dict[str, ServerOf]
+    name: Name
+    servers: dict[Name, ServerOf]
     arms: tuple[ArmsOf, ...] = Field(min_length=1)
     sampling: Sampling = Sampling()
     epochs: int = Field(default=1, gt=0)
@@ -134,15 +156,18 @@ class Suite(_Strict):
         return found
 
 
-def load(path: Path) -> Suite:
+def load(path: Path, limit: int | None = None) -> Suite:
     """The suite of a file; paths of data and models in it count from the file's folder.
+
+    Args:
+        limit: questions of each task, whatever the file says.
 
     Raises:
         SuiteError: it cannot be read, or a field is unknown or unusable.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SuiteError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise SuiteError(f"{path} is no mapping of name, servers and arms")
@@ -152,11 +177,13 @@ def load(path: Path) -> Suite:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise SuiteError(f"{path}, {where}: {first['msg']}") from error
-    _check(suite, path)
     arms = tuple(
-        arm.model_copy(update={"data": _found(arm.data, path.parent)}) for arm in suite.arms
+        arm.model_copy(update={"data": _found(arm.data, path.parent), "limit": limit or arm.limit})
+        for arm in suite.arms
     )
-    return suite.model_copy(update={"arms": arms})
+    suite = suite.model_copy(update={"arms": arms})
+    _check(suite, path)
+    return suite
 
 
 def _check(suite: Suite, path: Path) -> None:
@@ -171,6 +198,12 @@ def _check(suite: Suite, path: Path) -> None:
             raise SuiteError(
                 f"{path}, arms.{number}.server: no server {arm.server!r}; there are {known}"
             )
+    for name in suite.servers:
+        arms = suite.of_server(name)
+        for number, one in enumerate(arms):
+            if one in arms[:number]:
+                said = ", ".join(f"{key} {value}" for key, value in one.items())
+                raise SuiteError(f"{path}, arms: {name} is asked the same twice ({said})")
 
 
 def _found(data: str | None, folder: Path) -> str | None:

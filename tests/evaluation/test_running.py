@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import yaml
 from filelock import FileLock
+from inspect_ai.log import EvalError, EvalRetryError, write_eval_log
 from typer.testing import CliRunner
 
 from sglang_multiverse.cli import app
 from sglang_multiverse.dialect import MULTIVERSE
 from sglang_multiverse.evaluation import report, running
 from sglang_multiverse.evaluation.publishing import WITHHELD, publish
-from sglang_multiverse.evaluation.runs import LogsError, read_arms
+from sglang_multiverse.evaluation.runs import LogsError, log_files, read_arms, read_log
 from sglang_multiverse.evaluation.suite import Suite, SuiteError, load
 from sglang_multiverse.tiny import machines
 
@@ -126,6 +131,48 @@ def test_questions_that_changed_under_their_name_are_not_mixed(tmp_path: Path) -
                 running.run(suite, tmp_path / "logs", quiet)
 
 
+def test_arms_of_one_task_are_all_reported(tmp_path: Path) -> None:
+    """Which differ in their questions, their number or their epochs, and so have as many columns
+    of a table as they have epochs."""
+    arms = [
+        {"task": "tiny", "limit": 2},
+        {"task": "tiny", "limit": 3, "epochs": 4},
+        {"task": "tiny", "limit": 3, "data": "nested", "epochs": 3},
+    ]
+    with serving() as fake:
+        suite = suite_of(tmp_path, fake.url, arms=arms)
+        said: list[str] = []
+        assert running.run(suite, tmp_path / "logs", said.append)
+        assert len(fake.requests) == 2 + 3 * 4 + 3 * 3
+        assert running.run(suite, tmp_path / "logs", said.append)
+    assert f"3 arms, 23 answers, 23 of them known, of fake at {fake.url}" in said[-1]
+    found = report.write(tmp_path / "logs", tmp_path / "out")
+    assert [arm["arm"] for arm in found["arms"]] == [
+        "tiny parallel data None, epochs 1, limit 2",
+        "tiny parallel data None, epochs 4, limit 3",
+        "tiny parallel data nested, epochs 3, limit 3",
+    ]
+    lines = (tmp_path / "out" / "report.md").read_text().splitlines()
+    head = lines.index(
+        "| arm | pass@1 | pass@2 | pass@3 | pass@4 | majority@2 | majority@3 | majority@4 |"
+    )
+    four, three = (line.strip("| ").split(" | ") for line in lines[head + 2 : head + 4])
+    assert lines[head + 4] == "", "what was asked once has no row"
+    assert [cell == "–" for cell in four] == [
+        cell == "pass@3" or cell == "majority@3" for cell in lines[head].strip("| ").split(" | ")
+    ]
+    assert [number for number, cell in enumerate(three) if cell == "–"] == [4, 7]
+
+
+def test_answers_are_known_whichever_suite_was_run_last(tmp_path: Path) -> None:
+    said: list[str] = []
+    with serving() as fake:
+        for seed in (1, 2, 1):
+            suite = suite_of(tmp_path, fake.url, arms=[{"task": "tiny", "limit": 2}], seed=seed)
+            assert running.run(suite, tmp_path / "logs", said.append)
+    assert "2 of them known" in said[-1]
+
+
 def test_budgets_bound_the_critical_path_or_where_nothing_forks_the_tokens(tmp_path: Path) -> None:
     arms = [{"task": "tiny", "modes": ["sequential", "off"], "budgets": [64], "limit": 1}]
     with serving() as fake:
@@ -218,10 +265,40 @@ def test_refused_requests_and_retries_are_told_apart(tmp_path: Path) -> None:
     assert arm["accuracy"]["value"] == 0.75
 
 
+def test_why_there_is_no_answer_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    with serving(fault=lambda number: 401) as fake:
+        suite = suite_of(tmp_path, fake.url, arms=[{"task": "tiny", "limit": 2}])
+        assert not running.run(suite, tmp_path / "logs", said.append)
+    assert said[-1].startswith("one: instead of an answer, most often: ")
+    assert "HTTP 401: fault 401" in said[-1]
+
+
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, "http://127.0.0.1:9")
     with pytest.raises(SuiteError, match=r"server 'one': .*is a server running at"):
         running.run(suite, tmp_path / "logs", quiet)
+
+
+@pytest.mark.parametrize(
+    "said", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"]
+)
+def test_what_is_no_server_of_models_is_one_line(tmp_path: Path, said: bytes) -> None:
+    """Another protocol, and half an answer."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    with listening.accept()[0] as asked:
+                        asked.recv(10_000)
+                        asked.sendall(said)
+
+        Thread(target=serve, daemon=True).start()
+        suite = suite_of(tmp_path, f"http://127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(SuiteError, match=r"server 'one': /v1/models: .*is a server running"):
+            running.run(suite, tmp_path / "logs", quiet)
+        listening.shutdown(socket.SHUT_RDWR)
 
 
 def test_one_run_at_a_time_has_a_folder(tmp_path: Path) -> None:
@@ -237,6 +314,46 @@ def test_no_logs(tmp_path: Path) -> None:
         read_arms(tmp_path / "nothing")
     with pytest.raises(LogsError, match="no log"):
         read_arms(tmp_path)
+
+
+def test_a_report_of_half_a_run_says_so(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    with serving() as fake:
+        arms = [{"task": "tiny", "limit": 3}]
+        assert running.run(suite_of(tmp_path, fake.url, arms=arms, epochs=2), logs, quiet)
+    said = "runs were not asked yet"
+    report.write(logs, tmp_path)
+    assert said not in (tmp_path / "report.md").read_text()
+    (path,) = log_files(logs)
+    log = read_log(path)
+    log.samples = (log.samples or [])[:2]
+    write_eval_log(log, str(path))
+    assert report.write(logs, tmp_path)["arms"][0]["not_asked"] == 4
+    assert f"**4 {said}**" in (tmp_path / "report.md").read_text()
+
+
+def test_a_damaged_log_is_named_and_the_others_go_on_without_it(tmp_path: Path) -> None:
+    logs = tmp_path / "out" / "logs"
+    with serving() as fake:
+        suite = suite_of(
+            tmp_path, fake.url, arms=[{"task": "tiny", "modes": ["parallel", "off"], "limit": 2}]
+        )
+        assert running.run(suite, logs, quiet)
+        damaged, whole_one = sorted(logs.rglob("*.eval"))
+        damaged.write_bytes(whole_one.read_bytes()[:-4000])
+        (logs / "suite.json").write_text("{")
+        for command in (
+            ["run", str(tmp_path / "suite.yaml"), "-o", str(tmp_path / "out")],
+            ["report", str(logs)],
+            ["publish", str(logs), str(tmp_path / "shown")],
+        ):
+            found = CliRunner().invoke(app, ["eval", *command])
+            assert found.exit_code == 2
+            assert f"{damaged} is damaged" in found.output.splitlines()[-1]
+        damaged.unlink()
+        assert running.run(suite, logs, quiet)
+        assert len(fake.requests) == 2 * 2 + 2
+    assert [len(arm.runs) for arm in read_arms(logs)] == [2, 2]
 
 
 def test_private_questions_do_not_leave_in_published_logs(tmp_path: Path) -> None:
@@ -262,21 +379,44 @@ def test_private_questions_do_not_leave_in_published_logs(tmp_path: Path) -> Non
         publish(tmp_path / "logs", tmp_path / "shown")
 
 
-def mark_private(logs: Path) -> None:
-    from inspect_ai.log import list_eval_logs, read_eval_log, write_eval_log
+def test_no_field_of_a_private_log_says_what_was_asked(tmp_path: Path) -> None:
+    """Answers that quote a choice, errors of attempts before the last one, and of the whole run;
+    answers that were alike still are, so that majorities stay the same."""
+    secret = "the words of a choice"
+    logs = tmp_path / "logs"
+    with serving(wrong=lambda body: body["seed"] % 2 == 0) as fake:
+        suite = suite_of(tmp_path, fake.url, arms=[{"task": "tiny", "limit": 2}], epochs=3)
+        assert running.run(suite, logs, quiet)
+    mark_private(logs)
+    ((path, log),) = [(path, read_log(path)) for path in log_files(logs)]
+    error = {"message": secret, "traceback": secret, "traceback_ansi": secret}
+    log.error = EvalError(**error)
+    for sample in log.samples or []:
+        sample.error_retries = [EvalRetryError(**error)]
+        for score in (sample.scores or {}).values():
+            score.explanation = secret
+            if score.answer is not None:
+                score.answer += secret
+                score.metadata = {**(score.metadata or {}), "answer": score.answer}
+    write_eval_log(log, str(path))
+    ((shown, _),) = publish(logs, tmp_path / "shown")
+    assert secret in whole(path) and secret not in whole(shown)
+    before, after = (report.report(read_arms(folder))["arms"] for folder in (logs, shown.parent))
+    assert before == after
+    assert before[0]["retries"] == 6
 
-    for info in list_eval_logs(str(logs)):
-        log = read_eval_log(info)
+
+def mark_private(logs: Path) -> None:
+    for path in log_files(logs):
+        log = read_log(path)
         assert log.eval.metadata is not None
         log.eval.metadata["data"]["private"] = True
-        write_eval_log(log)
+        write_eval_log(log, str(path))
 
 
 def whole(path: Path) -> str:
     """All that a log file says, unpacked."""
-    from inspect_ai.log import read_eval_log
-
-    return read_eval_log(str(path)).model_dump_json()
+    return read_log(path).model_dump_json()
 
 
 def grade(*lines: str, options: tuple[str, ...] = ("--json",)) -> tuple[int, str]:
@@ -303,9 +443,10 @@ def test_grading_a_file_of_any_origin() -> None:
     ("line", "said"),
     [
         ("", "holds no line"),
-        ("{", "-, line 1 is no JSON"),
-        ("[]", "-, line 1 is no JSON object"),
-        ('{"id": 1, "output": "x"}', "-, line 1 lacks reference"),
+        ("{", "stdin:1: not JSON"),
+        ('{"id": ' + "[" * 100_000, "stdin:1: not JSON"),
+        ("[]", "stdin:1: expected a JSON object"),
+        ('{"id": 1, "output": "x"}', "stdin:1 lacks reference"),
         ('{"id": 1, "output": "x", "reference": 1, "comparison": "x"}', "comparison 'x' is none"),
     ],
 )
@@ -313,6 +454,26 @@ def test_a_file_that_cannot_be_graded(line: str, said: str) -> None:
     code, output = grade(line)
     assert code == 2
     assert said in output and "Traceback" not in output
+
+
+def test_what_cannot_be_encoded_does_not_end_the_grading() -> None:
+    code, said = grade('{"id": "\\ud800", "output": "\\\\boxed{\\udfff}", "reference": "1"}')
+    assert code == 0
+    assert json.loads(said)["id"] == json.loads(said)["answer"] == "\ufffd"
+
+
+def test_files_to_grade_may_be_packed_and_must_be_files(tmp_path: Path) -> None:
+    row = {"id": 1, "output": "Answer: x", "reference": "x"}
+    packed, other = tmp_path / "outputs.jsonl.gz", tmp_path / "latin.jsonl"
+    packed.write_bytes(gzip.compress(json.dumps(row).encode()))
+    other.write_bytes(b'{"id": "\xe9"}')
+    for file, code, said in (
+        (packed, 0, "1 of 1 right"),
+        (other, 2, f"{other}:1: not UTF-8"),
+        (tmp_path, 2, f"{tmp_path}: Is a directory"),
+    ):
+        found = CliRunner().invoke(app, ["eval", "grade", str(file)])
+        assert found.exit_code == code and said in found.output, found.output
 
 
 def test_bad_commands_are_one_line(tmp_path: Path) -> None:

@@ -62,6 +62,20 @@ def test_arms_are_modes_times_budgets(tmp_path: Path) -> None:
         ('{base_url: "http://h:2", plugin: false}', "{plugin: false}", "servers.ar: give base_url"),
         ("arms:", "arms: []\nx:", "arms"),
         ("name: both", "name: [", "suite.yaml"),
+        ("name: both", "name: " + "[" * 10_000, "suite.yaml"),
+        ("name: both", "name: 2026-13-01", "suite.yaml"),
+        ("seed: 7", "seed: " + "7" * 5000, "suite.yaml"),
+        ("name: both", "name: ../both", "name: .*no slash"),
+        ("name: both", 'name: "\\ud800"', "name: .*a folder"),
+        ("  ar:", "  '..':", r"servers\.\.\..*a folder"),
+        ("http://h:1", "localhost:1", "servers.mv.base_url: .*'localhost:1' is no address"),
+        ("http://h:1", "http://h:one", "servers.mv.base_url: .*is no address"),
+        ("http://h:1", "http://h:1/a b", "servers.mv.base_url: .*is no address"),
+        ("temperature: 0.6", "temperature: .inf", "sampling.temperature: .*finite"),
+        ("budgets: [null, 64]", "budgets: [-64]", r"arms\.0\.budgets\.0.*: .*greater than 0"),
+        ("budgets: [null, 64]", "budgets: []", r"arms\.0\.budgets: .*at least 1"),
+        ("modes: [off]", "modes: []", r"arms\.1\.modes: .*at least 1"),
+        ("budgets: [null, 64]", "budgets: [9, 9]", "arms: mv is asked the same twice .*budget 9"),
         (GOOD, "- 1", "no mapping"),
     ],
 )
@@ -70,6 +84,18 @@ def test_a_bad_suite_is_refused_by_field(tmp_path: Path, old: str, new: str, sai
     with pytest.raises(SuiteError, match=said) as error:
         load(write(tmp_path, GOOD.replace(old, new, 1)))
     assert "\n" not in str(error.value)
+
+
+def test_arms_that_a_limit_makes_alike(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + "  - {task: tiny, budgets: [64], limit: 9}\n")
+    assert len(load(path).of_server("mv")) == 5
+    with pytest.raises(SuiteError, match=r"asked the same twice .*limit 3"):
+        load(path, limit=3)
+
+
+def test_addresses(tmp_path: Path) -> None:
+    for url in ("https://a-b.example/v1", "http://[::1]:30000", "HTTP://localhost:1/x/v1/"):
+        assert load(write(tmp_path, GOOD.replace("http://h:1", url))).servers["mv"].base_url == url
 
 
 def test_a_missing_suite(tmp_path: Path) -> None:
@@ -99,21 +125,41 @@ def test_questions_of_a_file(tmp_path: Path) -> None:
     [
         ('{"problem": "x"}', "row 1 lacks an answer: its columns are problem"),
         ('{"answer": "x"}', "row 1 lacks a question"),
-        ("{", "line 1 is no JSON"),
-        ("3", "line 1 is no JSON object"),
+        ("{", r"rows\.jsonl:1: not JSON"),
+        ("3", r"rows\.jsonl:1: expected a JSON object"),
+        ('{"problem": "x", "answer": "\xe9"}', r"rows\.jsonl:1: not UTF-8"),
+        ('{"problem": ' + "[" * 100_000, r"rows\.jsonl:1: not JSON"),
         ("", "holds no question"),
         ('{"id": 1, "problem": "x", "answer": 1}\n' * 2, "1 ids stand twice, such as 1"),
     ],
 )
 def test_bad_questions_say_where(tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text(content)
+    path.write_text(content, encoding="latin-1")
     with pytest.raises(questions.QuestionsError, match=said):
         questions.from_rows(str(path))
 
 
+def test_half_a_surrogate_pair_in_a_question_can_be_asked(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": "\\ud800", "problem": "\\ud83d?", "answer": "\\udfff"}')
+    found = questions.from_rows(str(path))
+    (one,) = found.asked
+    assert (one.id, one.text, one.reference) == ("\ufffd", "\ufffd?", "\ufffd")
+    assert len(found.sha256) == 64
+
+
+@pytest.mark.parametrize("change", [{"instruction_id_list": 1}, {"kwargs": [1]}, {"prompt": 1}])
+def test_bad_instructions_say_where(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {"prompt": "x", "instruction_id_list": [], "kwargs": []}
+    path.write_text(json.dumps(row | change))
+    with pytest.raises(questions.QuestionsError, match="row 1 is none of google/IFEval"):
+        questions.ifeval(str(path))
+
+
 def test_a_path_that_is_none_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
-    for name in ("nowhere.jsonl", "./a/b", "/a/b", "word"):
+    for name in ("nowhere.jsonl", "./a/b", "/a/b", "~nobody-of-this-name/x", "word"):
         with pytest.raises(questions.QuestionsError, match="no such file"):
             questions.from_rows(name)
 

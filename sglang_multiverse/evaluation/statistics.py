@@ -8,9 +8,11 @@ Dictionaries map a question to the values of its runs.
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from typing import Any
 
 Runs = Mapping[str, Sequence[float]]
@@ -121,8 +123,13 @@ def pass_at(runs: Runs, k: int) -> Estimate:
     return share(chances)
 
 
+#: Choices of k runs over which a majority is averaged; of more than that many so many are drawn.
+CHOICES = 5000
+
+
 def majority(answers: Mapping[str, Sequence[tuple[str | None, bool]]], k: int) -> Estimate:
-    """Share of questions whose most frequent answer among the first ``k`` runs is right.
+    """Share of questions whose most frequent answer among ``k`` runs is right, averaged over every
+    choice of ``k`` of the runs.
 
     Args:
         answers: answer and whether it is right; right answers are one, however they are written,
@@ -132,15 +139,25 @@ def majority(answers: Mapping[str, Sequence[tuple[str | None, bool]]], k: int) -
     for question, given in answers.items():
         if len(given) < k:
             continue
-        votes = Counter(
-            ("right", "") if right else ("wrong", answer)
-            for answer, right in given[:k]
-            if answer is not None
-        )
-        most = max(votes.values(), default=0)
-        leaders = [answer for answer, count in votes.items() if count == most]
-        shares[question] = [sum(one[0] == "right" for one in leaders) / max(len(leaders), 1)]
+        votes = [
+            None if answer is None else ("right", "") if right else ("wrong", answer)
+            for answer, right in given
+        ]
+        chosen: Iterable[Sequence[tuple[str, str] | None]] = combinations(votes, k)
+        if math.comb(len(votes), k) > CHOICES:
+            rng = random.Random(question)
+            chosen = (rng.sample(votes, k) for _ in range(CHOICES))
+        parts = [_part(some) for some in chosen]
+        shares[question] = [sum(parts) / len(parts)]
     return share(shares)
+
+
+def _part(votes: Sequence[tuple[str, str] | None]) -> float:
+    """The part of a majority that the right answer has."""
+    counts = Counter(vote for vote in votes if vote is not None)
+    most = max(counts.values(), default=0)
+    leaders = [vote for vote, count in counts.items() if count == most]
+    return sum(vote[0] == "right" for vote in leaders) / max(len(leaders), 1)
 
 
 def student(freedom: int) -> float:

@@ -117,7 +117,17 @@ def test_the_majority() -> None:
         "silent": [(None, False), (None, False), (None, False)],
     }
     assert majority(given, 3).value == pytest.approx((1 + 0 + 0.5 + 0) / 4)
-    assert majority(given, 1).value == pytest.approx(3 / 4)
+    # Of one run each: 2/3, 1/3, 1/3 and 0. Of two: "right" all but the tie of two pairs (1 + 1/2
+    # + 1/2) / 3, "wrong" (1/2 + 1/2 + 0) / 3, "tie" (1/2 + 1 + 0) / 3.
+    assert majority(given, 1).value == pytest.approx((2 / 3 + 1 / 3 + 1 / 3 + 0) / 4)
+    assert majority(given, 2).value == pytest.approx((2 / 3 + 1 / 3 + 1 / 2 + 0) / 4)
+
+
+def test_a_majority_of_many_runs_is_averaged_over_some_of_their_choices() -> None:
+    votes = [("1", True)] * 20 + [("2", False)] * 20
+    found = majority({"a": votes}, 11)
+    assert found.value == pytest.approx(0.5, abs=0.03)
+    assert found == majority({"a": votes}, 11)
 
 
 def test_nothing_gives_nothing() -> None:

@@ -17,7 +17,7 @@ from .record import Record
 from .store.store import Outcome, Status, Store, store_error
 from .teacher.budget import BudgetExhausted
 from .teacher.call import Call, Reply, digest
-from .teacher.caller import POLL, Caller, Stopped, StoredCaller
+from .teacher.caller import POLL, Caller, Stopped, Teacher
 from .teacher.transport import TransportError
 from .workers import Processes, Threads, Workers
 
@@ -100,7 +100,7 @@ class Run:
         records: Sequence[Record],
         recipe: Recipe,
         store: Store,
-        caller: StoredCaller,
+        caller: Teacher,
         *,
         workers: int = 32,
         processes: int = 0,
@@ -132,8 +132,10 @@ class Run:
         started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.workers, len(self.records))):
-                    group.create_task(self._work())
+                with self.caller.item():  # more come: nobody who waits is the last one yet
+                    for _ in range(min(self.workers, len(self.records))):
+                        group.create_task(self._work())
+                        await asyncio.sleep(0)
         finally:
             await self.work.close()
             with suppress(sqlite3.Error):  # of a store that failed, told already
@@ -176,6 +178,10 @@ class Run:
     async def curate(self, record: Record) -> Outcome | None:
         """Take ``record`` through the stages and settle it; None where it is left undecided,
         because the run ends."""
+        with self.caller.item():
+            return await self._curate(record)
+
+    async def _curate(self, record: Record) -> Outcome | None:
         try:
             outcome = await drive(record, self.work, self._reply)
         except Stopped:

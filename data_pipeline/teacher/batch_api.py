@@ -116,7 +116,7 @@ class BatchApi:
                     metadata={"name": name},
                 )
             except openai.APIStatusError as error:
-                maybe = error.status_code >= 500
+                maybe = error.status_code >= 500 or error.status_code == 408
                 raise
             return _seen(made)
 

@@ -27,7 +27,10 @@ def read_completion(body: Any) -> ChatCompletion:
     """
     if not isinstance(body, dict):
         raise GarbledReply(f"the body is no JSON object: {str(body)[:200]!r}")
-    completion = ChatCompletion.construct(**{**body, "_fields_set": None})
+    try:
+        completion = ChatCompletion.construct(**{**body, "_fields_set": None})
+    except (TypeError, RecursionError) as error:
+        raise GarbledReply(f"the body is no completion: {error}") from error
     check(completion)
     return completion
 

@@ -280,7 +280,7 @@ def _no_batch_waits(store: Store) -> None:
 
 
 def _say_batch(line: str) -> None:
-    typer.echo(f"\r{line}", err=True)
+    typer.echo(line, err=True)
 
 
 def say_batches(batches: Sequence[OpenBatch], *, err: bool = True) -> None:
@@ -300,8 +300,10 @@ async def _interruptible(run: Run, *, batches: bool) -> Finished:
         if run.caller.stopping.is_set():
             task.cancel()
             return
-        gently = "after the calls in flight; Ctrl-C again drops them"
-        typer.echo(f"\nending {'; batches go on' if batches else gently}", err=True)
+        what = "ending after the calls in flight; Ctrl-C again drops them"
+        if batches:
+            what = "ending; batches go on at the provider"
+        typer.echo(f"\n{what}", err=True)
         run.stop()
 
     for name in (signal.SIGINT, signal.SIGTERM):

@@ -88,7 +88,7 @@ class Desk:
             self.calls.append(what)
             fault = self.faults[what].pop(0) if self.faults.get(what) else None
             if what in self.absent or parts[0] in self.absent:
-                handler.reply(404, {"error": {"message": "no such address", "code": None}})
+                _say(handler, *_unknown("address"))
                 return
             if fault is not None and not fault.get("after"):
                 handler.fail(fault)
@@ -96,10 +96,8 @@ class Desk:
             status, value = self._do(handler, what, parts[1:], raw)
         if fault is not None:
             handler.fail(fault)
-        elif isinstance(value, bytes):
-            handler.send(status, value, {})
         else:
-            handler.reply(status, value)
+            _say(handler, status, value)
 
     def _do(
         self, handler: _Handler, what: str, rest: list[str], raw: bytes
@@ -174,17 +172,19 @@ class _Line:
     @classmethod
     def of(cls, server: ReplayServer, body: dict[str, Any]) -> _Line | None:
         """The answer to a request; None where there is none."""
-        from .replay import _Handler
-
         said: list[_Line] = []
+        handler: Any = server.RequestHandlerClass
 
-        class Recorder(_Handler):
+        class Recorder(handler):  # type: ignore[misc]
             def __init__(self) -> None:
                 self.server = server
                 self.headers = {"Authorization": f"Bearer {server.key}"}
 
             def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-                said.append(cls(status, json.loads(body)))
+                try:
+                    said.append(cls(status, json.loads(body)))
+                except (ValueError, RecursionError):
+                    said.append(cls(status, body.decode("utf-8", "replace")[:1000]))
 
             def fail(self, fault: dict[str, Any]) -> None:
                 if "garbage" in fault:
@@ -211,6 +211,10 @@ class _Line:
         }
         line = json.dumps(value).encode()
         return line[:40] if self.cut else line
+
+
+def _say(handler: _Handler, status: int, value: dict[str, Any] | bytes) -> None:
+    handler.send(status, value if isinstance(value, bytes) else json.dumps(value).encode(), {})
 
 
 def _unknown(id: str) -> tuple[int, dict[str, Any]]:

@@ -36,6 +36,7 @@ from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, Replied
 from sglang_multiverse.data_pipeline.teacher.collector import Batching, Collector
 from sglang_multiverse.data_pipeline.teacher.transport import Endpoint, TransportError
 
+from .odd import fuzz
 from .replay import ReplayServer
 from .test_pipeline import command, outcomes, run
 from .test_transport import PRICES, call, cassette, send
@@ -237,6 +238,14 @@ def test_odd_lines_are_nobodys(store: Path) -> None:
         (reply,) = asked(server, store.with_name("other"), "Q", options=Batching(poll=0.01))
         assert isinstance(reply, TransportError) and "no JSON object" in str(reply)
         assert sizes(server) == [1, 1, 1], "the first line counts"
+
+
+def test_whatever_the_lines_say_every_item_is_settled_and_the_books_are_right(
+    light: list[Cassette], tmp_path: Path
+) -> None:
+    found = fuzz(light, items=30, seed=3, folder=tmp_path, batch=True)
+    assert found.problems == []
+    assert sum(found.odd.values()) > 30 and found.codes["accepted"] > 10
 
 
 @pytest.mark.parametrize("end", ["expired", "cancelled"])

@@ -224,7 +224,7 @@ class Run:
         if error.fatal:
             self.stop("endpoint", str(error))
             return None
-        self._failed_in_a_row += 1
+        self._failed_in_a_row = 0 if error.alone else self._failed_in_a_row + 1
         result = {"message": str(error), "span": None, "findings": []}
         outcome = self._settle(Outcome(record.id, "error", "transport", "transport", result))
         if self._failed_in_a_row >= GIVE_UP:

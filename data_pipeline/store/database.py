@@ -61,6 +61,7 @@ CREATE TABLE IF NOT EXISTS batches (
     file TEXT, id TEXT, status TEXT, answered INTEGER NOT NULL DEFAULT 0, closed_at REAL
 ) WITHOUT ROWID
 """
+_BATCHED = "CREATE INDEX IF NOT EXISTS calls_by_owner ON calls (owner, key) WHERE state = 'open'"
 #: Rows read at a time.
 PAGE = 200
 
@@ -122,6 +123,7 @@ class Database:
                     self._db.execute(statement)
         self._db.execute(_USED)
         self._db.execute(_BATCHES)
+        self._db.execute(_BATCHED)
 
     def recover(self) -> None:
         """Take over what processes that died have left."""

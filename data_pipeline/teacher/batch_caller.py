@@ -14,6 +14,7 @@ import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import IO, TypeVar
 
 from ..store.calls import call_of
@@ -37,6 +38,14 @@ _GIVE_UP = (
     "see that key and address are those it was made with; --drop-batches gives it up, counts its "
     "calls as perhaps charged and asks them again"
 )
+
+
+@dataclass
+class _Settled:
+    """What the calls of one batch came to: replies, and errors that nobody is told yet."""
+
+    replies: int = 0
+    errors: list[tuple[str, TransportError]] = field(default_factory=list)
 
 
 class BatchCaller:
@@ -235,13 +244,13 @@ class BatchCaller:
             with self._collector.item():  # what is asked again goes with what comes next
                 await self._settle(batch, ended)
         except CannotTell as error:
-            await self._settle_rest(batch.name, GarbledReply(str(error)))
+            await self._settle_rest(batch.name, GarbledReply(str(error)), _Settled())
         except NotThere as error:
             if not self.drop:
                 made = f"batch {batch.id} ({batch.calls:,} calls, made at {batch.base_url})"
                 raise TransportError(f"{made} cannot be read: {error}; {_GIVE_UP}") from error
             self.say(f"batch {batch.id} is given up: {error}")
-            await self._settle_rest(batch.name, GarbledReply(str(error)))
+            await self._settle_rest(batch.name, GarbledReply(str(error)), _Settled())
 
     async def _created(self, batch: OpenBatch) -> str:
         """The id of the batch, which is sent if it was not."""
@@ -302,40 +311,31 @@ class BatchCaller:
         if seen.status == "failed" and not files:
             self.store.close_batch(batch.name)
             raise TransportError(_refused(self.endpoint, seen), fatal=True)
-        errors: list[tuple[str, TransportError]] = []
+        settled = _Settled()
         for file in files:
             with await self._api.download(file) as lines:
                 for page in _pages(lines):
-                    errors += self._settle_answers(batch.name, _answers(page))
+                    self._settle_answers(batch.name, _answers(page), settled)
                     await asyncio.sleep(0)
         missing = f"batch {seen.id} ({seen.status}) holds no answer to it"
         rest = NotRun(missing) if seen.status == "failed" else GarbledReply(missing)
-        await self._settle_rest(batch.name, rest, errors)
+        await self._settle_rest(batch.name, rest, settled)
 
-    async def _settle_rest(
-        self, name: str, answer: Answer, errors: Sequence[tuple[str, TransportError]] = ()
-    ) -> None:
-        """Settle every call that the batch still holds by ``answer``, then tell the ``errors``:
-        one of them may end the run."""
-        errors = list(errors)
+    async def _settle_rest(self, name: str, answer: Answer, settled: _Settled) -> None:
+        """Settle every call that the batch still holds by ``answer``, then tell the errors that its
+        calls came to: one of them may end the run."""
         for page in _pages(self.store.batch_calls(name)):
-            errors += self._settle_answers(name, {row["key"]: answer for row in page})
+            self._settle_answers(name, {row["key"]: answer for row in page}, settled)
             await asyncio.sleep(0)
-        for key, error in errors:
+        for key, error in settled.errors:
+            error.alone = settled.replies > 0
             self.tally.failed += 1
             self._collector.answer(key, error)
 
-    def _settle_answers(
-        self, name: str, answers: Mapping[str, Answer]
-    ) -> list[tuple[str, TransportError]]:
-        """Settle those of ``answers`` whose calls the batch holds: none twice.
-
-        Returns:
-            The errors that calls came to, which nobody is told yet.
-        """
+    def _settle_answers(self, name: str, answers: Mapping[str, Answer], settled: _Settled) -> None:
+        """Settle those of ``answers`` whose calls the batch holds: none twice."""
         replies: list[tuple[str, Reply]] = []
         given_up: list[tuple[str, int]] = []
-        errors: list[tuple[str, TransportError]] = []
         again: list[tuple[str, int]] = []
         for key, row in self.store.batched(name, list(answers)).items():
             verdict = self._verdict(call_of(row), row["tries"], answers[key])
@@ -346,14 +346,14 @@ class BatchCaller:
             if verdict is None:
                 again.append((key, row["tries"]))
             else:
-                errors.append((key, verdict))
+                settled.errors.append((key, verdict))
         self.store.settle_batch(name, replies, given_up)
+        settled.replies += len(replies)
         for key, reply in replies:
             self.tally.add(reply)
             self._collector.answer(key, reply)
         for key, tries in again:
             self._collector.again(key, tries)
-        return errors
 
     def _verdict(self, call: Call, tries: int, answer: Answer) -> Reply | TransportError | None:
         """What an answer comes to, by the rules of a request of its own; None: ask again."""

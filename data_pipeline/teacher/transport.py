@@ -22,12 +22,15 @@ from .refused import Refused, retry_after
 
 class TransportError(RuntimeError):
     """A call that could not be made. ``unanswered`` requests were sent and never answered;
-    ``fatal``: the next call would fare no better."""
+    ``fatal``: the next call would fare no better; ``alone``: calls sent with it were answered."""
 
-    def __init__(self, message: str, *, unanswered: int = 0, fatal: bool = False):
+    def __init__(
+        self, message: str, *, unanswered: int = 0, fatal: bool = False, alone: bool = False
+    ):
         super().__init__(message)
         self.unanswered = unanswered
         self.fatal = fatal
+        self.alone = alone
 
 
 class Interrupted(RuntimeError):

@@ -144,7 +144,8 @@ class Desk:
             self._run(server, batch)
 
     def _run(self, server: ReplayServer, batch: Batch) -> None:
-        output, errors = list(self.extra), []
+        output = list(self.extra)
+        errors: list[bytes] = []
         for line in reversed(self.files[batch.file].splitlines()):
             asked = json.loads(line)
             answer = _Line.of(server, asked["body"])

@@ -51,10 +51,14 @@ class OpenBatch:
     opened_at: float
 
     def __str__(self) -> str:
-        calls = f"{self.calls:,} call{'s' if self.calls != 1 else ''}"
         if self.id is None:
-            return f"batch {self.name} ({calls}, not known to be created)"
-        return f"batch {self.id} ({calls}, {self.status or 'created'})"
+            return f"batch {self.name} ({self.holds}, not known to be created)"
+        return f"batch {self.id} ({self.holds}, {self.status or 'created'})"
+
+    @property
+    def holds(self) -> str:
+        """How many calls, in words."""
+        return f"{self.calls:,} call{'s' if self.calls != 1 else ''}"
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,10 @@ class NotThere(RuntimeError):
     """The provider knows nothing by that id."""
 
 
+class NoAnswer(TransportError):
+    """A request that may be answered another time was not, as often as it was tried."""
+
+
 class CannotTell(RuntimeError):
     """A batch may have been created, and the provider has no list of batches to look in."""
 
@@ -144,7 +148,8 @@ class BatchApi:
 
         Raises:
             NotThere: the provider does not know it.
-            TransportError: it did not say.
+            NoAnswer: it did not say.
+            TransportError: it does not want to.
         """
 
         async def ask() -> Seen:
@@ -258,7 +263,9 @@ def _errors(value: Any) -> str:
 
 def _told(what: str, error: Exception, endpoint: Endpoint, tries: int) -> TransportError:
     refused, where = Refused.of(error), endpoint.base_url
-    if refused is None or refused.passes or refused.status in (401, 402, 403):
+    if refused is None or refused.passes:
+        return NoAnswer(f"{what}: {failed(error, endpoint, tries)}", fatal=True)
+    if refused.fatal and refused.status not in _ABSENT:
         return TransportError(f"{what}: {failed(error, endpoint, tries)}", fatal=True)
     if refused.status in _ABSENT:
         said = (

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import sqlite3
 import tempfile
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,20 +20,22 @@ from typing import IO, TypeVar
 
 from ..store.calls import call_of
 from ..store.store import Filing, InBatch, OpenBatch, Opened, Store
-from .batch_api import BatchApi, CannotTell, NotThere, Seen
-from .batch_file import Answer, NotRun, read_line, request_line
+from .batch_api import BatchApi, CannotTell, NoAnswer, NotThere, Seen
+from .batch_file import Answer, NotRun, request_line
+from .batch_reading import answers_of, settled_by
 from .budget import FREE, UNLIMITED, Budget, Prices, worst_case
 from .call import Call, Reply
 from .caller import Stopped, Tally, exhausted
 from .collector import Batching, Collector, Waiting
-from .completion import GarbledReply, reply_of
-from .refused import Refused
-from .transport import Endpoint, TransportError, failed, place, requests
+from .completion import GarbledReply
+from .transport import Endpoint, TransportError
 
 Value = TypeVar("Value")
 
 #: Calls written to the store, or settled there, at a time.
 PAGE = 500
+#: Seconds a batch is still looked at after the provider has said something last.
+PATIENCE = 3600.0
 #: How to be rid of a batch that the provider no longer has.
 _GIVE_UP = (
     "see that key and address are those it was made with; --drop-batches gives it up, counts its "
@@ -229,6 +232,8 @@ class BatchCaller:
     async def _follow(self, batch: OpenBatch) -> None:
         """Take an open batch to its end, from wherever it is."""
         try:
+            if batch.id is not None:
+                self.say(f"{batch} is looked at again")
             if batch.calls:
                 await self._answered(batch)
             self.store.close_batch(batch.name)
@@ -247,9 +252,9 @@ class BatchCaller:
             await self._settle_rest(batch.name, GarbledReply(str(error)), _Settled())
         except NotThere as error:
             if not self.drop:
-                made = f"batch {batch.id} ({batch.calls:,} calls, made at {batch.base_url})"
-                raise TransportError(f"{made} cannot be read: {error}; {_GIVE_UP}") from error
-            self.say(f"batch {batch.id} is given up: {error}")
+                said = f"{batch} cannot be read: {error}; {_GIVE_UP}"
+                raise TransportError(said, fatal=True) from error
+            self.say(f"{batch} is given up: {error}")
             await self._settle_rest(batch.name, GarbledReply(str(error)), _Settled())
 
     async def _created(self, batch: OpenBatch) -> str:
@@ -257,6 +262,8 @@ class BatchCaller:
         file = batch.file
         if file is None:
             file = await self._uploaded(batch.name)
+        elif batch.base_url != self.endpoint.base_url:
+            raise NotThere(f"it was made at {batch.base_url}, not at {self.endpoint.base_url}")
         try:
             maybe = batch.file is not None
             seen = await self._api.create(file, batch.name, batch.opened_at, maybe=maybe)
@@ -265,7 +272,7 @@ class BatchCaller:
                 self.store.close_batch(batch.name)
             raise
         self.store.note_batch(batch.name, id=seen.id, status=seen.status)
-        self.say(f"batch {seen.id} holds {batch.calls:,} calls")
+        self.say(f"batch {seen.id} is sent: {batch.holds}")
         return seen.id
 
     async def _uploaded(self, name: str) -> str:
@@ -287,9 +294,16 @@ class BatchCaller:
 
     async def _ended(self, batch: OpenBatch, id: str) -> Seen:
         """The batch when it has ended."""
-        status = batch.status
+        status, heard = batch.status, time.monotonic()
         while True:
-            seen = await self._api.look(id)
+            try:
+                seen = await self._api.look(id)
+            except NoAnswer:
+                if time.monotonic() - heard > PATIENCE:
+                    raise
+                await asyncio.sleep(self.options.poll)
+                continue
+            heard = time.monotonic()
             self.store.note_batch(batch.name, status=seen.status, answered=seen.answered)
             if seen.status != status:
                 self.say(f"batch {id}: {seen.status}, {seen.answered:,} of {batch.calls:,}")
@@ -315,7 +329,7 @@ class BatchCaller:
         for file in files:
             with await self._api.download(file) as lines:
                 for page in _pages(lines):
-                    self._settle_answers(batch.name, _answers(page), settled)
+                    self._settle_answers(batch.name, answers_of(page), settled)
                     await asyncio.sleep(0)
         missing = f"batch {seen.id} ({seen.status}) holds no answer to it"
         rest = NotRun(missing) if seen.status == "failed" else GarbledReply(missing)
@@ -338,7 +352,9 @@ class BatchCaller:
         given_up: list[tuple[str, int]] = []
         again: list[tuple[str, int]] = []
         for key, row in self.store.batched(name, list(answers)).items():
-            verdict = self._verdict(call_of(row), row["tries"], answers[key])
+            verdict = settled_by(
+                answers[key], call_of(row), row["tries"], self.endpoint, self.prices
+            )
             if isinstance(verdict, Reply):
                 replies.append((key, verdict))
                 continue
@@ -354,29 +370,6 @@ class BatchCaller:
             self._collector.answer(key, reply)
         for key, tries in again:
             self._collector.again(key, tries)
-
-    def _verdict(self, call: Call, tries: int, answer: Answer) -> Reply | TransportError | None:
-        """What an answer comes to, by the rules of a request of its own; None: ask again."""
-        if isinstance(answer, Refused):
-            if answer.too_long:
-                return Reply(answer.message, "too-long", tries=tries)
-            if not answer.passes or tries >= self.endpoint.attempts:
-                said = answer.explain(place(self.endpoint), requests(tries))
-                return TransportError(said, fatal=answer.fatal)
-            return None
-        if isinstance(answer, (GarbledReply, NotRun)):
-            return failed(answer, self.endpoint, tries) if tries >= self.endpoint.attempts else None
-        return reply_of(call, answer, self.prices, tries=tries)
-
-
-def _answers(lines: Iterable[bytes]) -> dict[str, Answer]:
-    """Answers by the key of their call; of two for one call the first. Where a line does not say
-    whose it is, a call stays without an answer."""
-    answers: dict[str, Answer] = {}
-    for line in map(read_line, lines):
-        if line is not None:
-            answers.setdefault(line.key, line.answer)
-    return answers
 
 
 def _refused(endpoint: Endpoint, seen: Seen) -> str:

@@ -247,9 +247,9 @@ def test_odd_lines_are_nobodys(store: Path) -> None:
 def test_whatever_the_lines_say_every_item_is_settled_and_the_books_are_right(
     light: list[Cassette], tmp_path: Path
 ) -> None:
-    found = fuzz(light, items=30, seed=3, folder=tmp_path, batch=True)
+    found = fuzz(light, items=20, seed=3, folder=tmp_path, batch=True)
     assert found.problems == []
-    assert sum(found.odd.values()) > 30 and found.codes["accepted"] > 10
+    assert sum(found.odd.values()) > 20 and found.codes["accepted"] > 5
 
 
 @pytest.mark.parametrize("end", ["expired", "cancelled"])
@@ -405,13 +405,29 @@ def test_replies_that_nobody_waits_for_any_more_are_fetched(store: Path) -> None
         assert opened.reply(call().key) is not None
 
 
+def test_a_provider_that_is_away_for_a_while_is_waited_for(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ReplayServer(answering("Q")) as server:
+        server.desk.faults = {"GET /batches": [{"status": 503}] * 5}
+        (reply,) = asked(server, store, "Q")
+        assert (reply.text, sizes(server)) == ("S1: 1", [1])
+        monkeypatch.setattr(batch_caller, "PATIENCE", 0.0)
+        server.desk.faults = {"GET /batches": [{"status": 503}] * 3}
+        (error,) = asked(server, store, "Q" * 2)
+        assert error.fatal and "HTTP 503 after 3 requests" in str(error)
+        with Store(store) as opened:
+            assert [batch.id for batch in opened.open_batches()] == ["batch_1"]
+
+
 def test_a_batch_that_is_gone_is_given_up_only_when_told(store: Path) -> None:
     with ReplayServer(answering("Q")) as server:
         with Store(store) as opened:
             opened.fill_batch("ours", server.url, [Filing(call(), worst_case(call(), PRICES))])
             opened.note_batch("ours", file="file-9", id="batch_9")
         (error,) = asked(server, store, "Q")
-        assert error.fatal and "batch_9" in str(error) and "--drop-batches" in str(error)
+        assert error.fatal and "batch_9 (1 call, created)" in str(error)
+        assert "--drop-batches" in str(error)
         assert server.requests == []
         (reply,) = asked(server, store, "Q", drop=True)
         assert reply.tries == 2
@@ -420,9 +436,10 @@ def test_a_batch_that_is_gone_is_given_up_only_when_told(store: Path) -> None:
 
 
 def test_killed_and_interrupted_it_goes_on_with_the_same_batch(
-    few: list[Cassette], server: ReplayServer, configure: Configure, store: Path, tmp_path: Path
+    few: list[Cassette], server: ReplayServer, configure: Configure, store: Path
 ) -> None:
     """By kill -9, then by one Ctrl-C, after which it says within two seconds how to go on."""
+    few = [one for one in few if one.name in ("clean", "two-blocks")]
     config = configure(server.url, items=few, batch=BATCH)
     server.desk.held.set()
     for how in (signal.SIGKILL, signal.SIGINT):
@@ -442,10 +459,10 @@ def test_killed_and_interrupted_it_goes_on_with_the_same_batch(
             if "goes on from here" in line:
                 assert time.monotonic() - begun < 2.0
         process.wait()
-    assert "batch batch_0 (6 calls, in_progress) is open" in err
+    assert "batch batch_0 (2 calls, in_progress) is open" in err
     assert "--batch` fetches its replies" in err and "goes on from here" in err
     said = CliRunner().invoke(app, ["curate", "status", "--store", str(store)]).output
-    assert "batch batch_0 (6 calls, in_progress) is open" in said
+    assert "batch batch_0 (2 calls, in_progress) is open" in said
     online = configure(server.url, items=few)
     result = CliRunner().invoke(app, ["curate", "run", str(online), "--store", str(store)])
     assert (result.exit_code, result.output.count("\n")) == (2, 2), result.output

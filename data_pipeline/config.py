@@ -17,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from .gates import GateOptions
 from .recipe import Judging, OnFailedRewrite, Recipe, counter
 from .sampling.options import Choice, Draws
+from .teacher.batch_file import MOST_BYTES, MOST_REQUESTS
 from .teacher.budget import Budget, Prices
 from .teacher.call import Sampling
+from .teacher.collector import Batching
 from .teacher.prompt import PromptError, Prompts
 from .teacher.transport import Endpoint
 
@@ -133,6 +135,20 @@ class BudgetPart(_Part):
     cost: float | None = Field(default=None, gt=0)
 
 
+class BatchPart(_Part):
+    """Fields of :class:`.teacher.collector.Batching`, and what a batch costs."""
+
+    items: int = Field(default=5000, ge=1)
+    requests: int = Field(default=MOST_REQUESTS, ge=1, le=MOST_REQUESTS)
+    megabytes: float = Field(default=MOST_BYTES / 1e6, gt=0, le=MOST_BYTES / 1e6)
+    wait: float = Field(default=600, gt=0, description="seconds a call waits for others at most")
+    poll: float = Field(default=60, gt=0, description="seconds between looks at a batch")
+    price: float = Field(default=0.5, gt=0, le=1, description="of `prices`")
+
+    def build(self) -> Batching:
+        return Batching(self.items, self.requests, int(self.megabytes * 1e6), self.wait, self.poll)
+
+
 class SamplePart(_Part):
     """Fields of :class:`.sampling.options.Draws`."""
 
@@ -166,6 +182,9 @@ class Config(_Part):
     sampling: SamplingPart = SamplingPart()
     prices: PricesPart = PricesPart()
     budget: BudgetPart = BudgetPart()
+    batch: BatchPart | None = Field(
+        default=None, description="ask by the provider's batch API; true: with the defaults"
+    )
     gates: dict[str, Any] = {}
     attempts: int = Field(default=3, ge=1, le=100)
     room: int = Field(
@@ -185,6 +204,11 @@ class Config(_Part):
     def _yes_or_no(cls, raw: Any) -> Any:
         """``true`` and ``false``, as before there was a third."""
         return {True: "every", False: "never"}[raw] if isinstance(raw, bool) else raw
+
+    @pydantic.field_validator("batch", mode="before")
+    @classmethod
+    def _switched(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -267,7 +291,9 @@ class Config(_Part):
         )
 
     def price_list(self) -> Prices:
-        return Prices(**self.prices.model_dump())
+        """What is charged: `prices`, at the rate of batches where calls go by them."""
+        prices = Prices(**self.prices.model_dump())
+        return prices if self.batch is None else prices.times(self.batch.price)
 
     def limits(self) -> Budget:
         return Budget(**self.budget.model_dump())
@@ -314,7 +340,7 @@ def load(
         _set(raw, name.split("."), None)
     for name, value in (overrides or {}).items():
         if value == {}:  # a part with its defaults, where the file has none
-            raw.setdefault(name, {})
+            raw[name] = raw.get(name) or {}
         elif value is not None:
             _set(raw, name.split("."), value)
     try:

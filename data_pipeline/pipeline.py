@@ -17,10 +17,13 @@ from .record import Record
 from .store.store import Outcome, Status, Store, store_error
 from .teacher.budget import BudgetExhausted
 from .teacher.call import Call, Reply, digest
-from .teacher.caller import POLL, Caller, Stopped, StoredCaller
+from .teacher.caller import POLL, Caller, Stopped, Teacher
 from .teacher.transport import TransportError
 from .workers import Processes, Threads, Workers
 
+#: Workers that may look at once, every :data:`.caller.POLL` seconds, for items of other processes
+#: to come free; more look less often.
+POLLING = 64
 #: Items in a row that the endpoint failed; then the run ends, for the next would fare no better.
 GIVE_UP = 10
 
@@ -100,7 +103,7 @@ class Run:
         records: Sequence[Record],
         recipe: Recipe,
         store: Store,
-        caller: StoredCaller,
+        caller: Teacher,
         *,
         workers: int = 32,
         processes: int = 0,
@@ -119,6 +122,7 @@ class Run:
         self.about = dict(about or {})
         self.progress = Progress(len(self.records))
         self._queue: deque[Record] = deque()
+        self._undecided: list[str] = []
         self._failed_in_a_row = 0
         self.ended: tuple[End, str] = ("complete", "")
 
@@ -132,11 +136,14 @@ class Run:
         started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.workers, len(self.records))):
-                    group.create_task(self._work())
+                with self.caller.item():  # more come: nobody who waits is the last one yet
+                    for _ in range(min(self.workers, len(self.records))):
+                        group.create_task(self._work())
+                        await asyncio.sleep(0)
         finally:
             await self.work.close()
             with suppress(sqlite3.Error):  # of a store that failed, told already
+                self.store.free_all(self.name, self._undecided)
                 self.store.add_seconds(self.name, time.monotonic() - started)
         with suppress(sqlite3.Error):  # once more, with what other processes settled
             self.progress = self._counted(self.progress.started, errors=True)
@@ -166,23 +173,33 @@ class Run:
             while self._queue and not self.caller.stopping.is_set():
                 record = self._queue.popleft()
                 if self.store.claim(self.name, record.id):
-                    await self.curate(record)
+                    if await self._curate(record) is None:
+                        self._undecided.append(record.id)
                 elif not self.store.settled(self.name, record.id):
                     self._queue.append(record)  # another process has it; it may die of it
-                    await asyncio.sleep(POLL)
+                    await asyncio.sleep(POLL * max(1, self.workers / POLLING))
         except sqlite3.Error as error:
             self.stop("store", str(store_error(self.store.path, error)))
 
     async def curate(self, record: Record) -> Outcome | None:
         """Take ``record`` through the stages and settle it; None where it is left undecided,
         because the run ends."""
+        outcome = await self._curate(record)
+        if outcome is None:
+            self.store.free(self.name, record.id)
+        return outcome
+
+    async def _curate(self, record: Record) -> Outcome | None:
+        """As :meth:`curate`; an item that is left undecided stays claimed."""
+        with self.caller.item():
+            return await self._decide(record)
+
+    async def _decide(self, record: Record) -> Outcome | None:
         try:
             outcome = await drive(record, self.work, self._reply)
         except Stopped:
-            self.store.free(self.name, record.id)
             return None
         except BudgetExhausted as error:
-            self.store.free(self.name, record.id)
             self.stop("budget", str(error))
             return None
         except TransportError as error:
@@ -205,10 +222,9 @@ class Run:
 
     def _failed(self, record: Record, error: TransportError) -> Outcome | None:
         if error.fatal:
-            self.store.free(self.name, record.id)
             self.stop("endpoint", str(error))
             return None
-        self._failed_in_a_row += 1
+        self._failed_in_a_row = 0 if error.alone else self._failed_in_a_row + 1
         result = {"message": str(error), "span": None, "findings": []}
         outcome = self._settle(Outcome(record.id, "error", "transport", "transport", result))
         if self._failed_in_a_row >= GIVE_UP:

@@ -23,7 +23,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .config import Config
+from .config import Config, ConfigError
 from .pipeline import Run
 from .record import Record
 from .source.ingest import Screen, Skipped
@@ -66,7 +66,12 @@ def curate_dataset(
     Returns:
         The rows with ``curated_id``, ``curated_status`` (accepted, rejected, error, pending,
         skipped), ``curated_code``, ``curated_message``, ``curated_text`` and ``curated_notes``.
+
+    Raises:
+        ConfigError: ``config`` asks for batches.
     """
+    if config.batch is not None:
+        raise ConfigError("batch: not under Ray, whose workers hold few items each; leave it out")
     import ray
     from ray.data import ActorPoolStrategy
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

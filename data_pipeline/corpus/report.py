@@ -48,6 +48,7 @@ def report_row(summary: Summary) -> dict[str, Any]:
             "unanswered_requests": summary.unanswered,
             "unanswered_tokens_at_most": summary.lost_tokens,
             "unanswered_cost_at_most": summary.lost_cost,
+            "open_batches": [asdict(batch) for batch in summary.batches],
         },
         "about": summary.about,
     }

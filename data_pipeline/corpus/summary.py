@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..store.store import Outcome, Store
+from ..store.store import OpenBatch, Outcome, Store
 
 
 @dataclass
@@ -46,6 +46,7 @@ class Summary:
         stages: use by prompt name, of the calls the outcomes rest on.
         tries: requests that came to a reply, over the life of the store; ``unanswered`` were sent
             and never answered.
+        batches: those of the store that are open at the provider.
     """
 
     run: str
@@ -64,6 +65,7 @@ class Summary:
     paid_cost: float = 0.0
     lost_tokens: int = 0
     lost_cost: float = 0.0
+    batches: list[OpenBatch] = field(default_factory=list)
 
     @property
     def currency(self) -> str:
@@ -101,6 +103,7 @@ def summarise(store: Store, run: str | None = None) -> Summary:
         paid_cost=ledger.paid.cost,
         lost_tokens=ledger.lost.tokens,
         lost_cost=ledger.lost.cost,
+        batches=store.open_batches(),
     )
     for status, stage, code, count in store.reasons(summary.run):
         summary.by_status[status] += count

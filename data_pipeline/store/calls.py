@@ -6,7 +6,7 @@ sent, so that whatever happens to the process, the store knows what may have bee
 ====== ===========================================================================
 state  meaning
 ====== ===========================================================================
-open   in flight, by ``owner``
+open   in flight, by ``owner``: a process, or a batch (:mod:`.batches`)
 done   answered; ``reply``, usage and cost are final
 lost   sent and never answered (killed, timed out): perhaps paid, free to be sent
 ====== ===========================================================================
@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum, auto
 
 from ..teacher.budget import UNLIMITED, Amount, Budget
-from ..teacher.call import Call, Failure, Reply, Usage
+from ..teacher.call import Call, Failure, Message, Reply, Sampling, Usage
 from .database import Database, StoreError
 
 
@@ -54,12 +54,16 @@ class Calls(Database):
         with self._transaction() as db:
             query = "SELECT DISTINCT owner FROM calls WHERE state = 'open'"
             for (owner,) in db.execute(query).fetchall():
-                if not self.lease.alive(owner):
+                if not self.alive(owner):
                     rows = db.execute(
                         "SELECT key FROM calls WHERE state = 'open' AND owner = ?", (owner,)
                     )
                     for (key,) in rows.fetchall():
                         self._lose(db, key)
+
+    def alive(self, owner: str) -> bool:
+        """Whether what ``owner`` has open may still be answered."""
+        return self.lease.alive(owner)
 
     def reply(self, key: str) -> Reply | None:
         """The reply to a call that was answered before."""
@@ -71,37 +75,48 @@ class Calls(Database):
     def open_call(self, call: Call, worst: Amount, budget: Budget = UNLIMITED) -> Reply | Opened:
         """Reserve ``call``, or give its reply. ``worst`` is held until the call is closed."""
         with self._transaction() as db:
-            row = db.execute("SELECT * FROM calls WHERE key = ?", (call.key,)).fetchone()
-            if row is not None and row["state"] == "done":
-                return _reply(row)
-            if row is not None and row["state"] == "open":
-                if self.lease.alive(row["owner"]):
-                    return Opened.BUSY
-                self._lose(db, call.key)
+            found = self._found(db, call.key)
+            if found is not None:
+                return found
             if not self.affords(call.key, worst, budget):
                 return Opened.DEAR
-            self._write_open(db, call, worst)
-            db.execute(
-                "UPDATE ledger SET held_tokens = held_tokens + ?, held_cost = held_cost + ?",
-                (worst.tokens, worst.cost),
-            )
+            self._write_open(db, call, worst, self.lease.owner)
         return Opened.OURS
+
+    def _found(self, db: sqlite3.Connection, key: str) -> Reply | Opened | None:
+        """The reply to a call, or that it is in flight; None where it is free to be sent."""
+        row = db.execute("SELECT * FROM calls WHERE key = ?", (key,)).fetchone()
+        if row is not None and row["state"] == "done":
+            return _reply(row)
+        if row is not None and row["state"] == "open":
+            if self.alive(row["owner"]):
+                return Opened.BUSY
+            self._lose(db, key)
+        return None
 
     def affords(self, key: str, worst: Amount, budget: Budget) -> bool:
         """Whether a call that may take ``worst`` fits ``budget``."""
         ledger = self.ledger()
         return budget.allows(ledger.paid + ledger.held + ledger.lost + worst)
 
-    def _write_open(self, db: sqlite3.Connection, call: Call, worst: Amount) -> None:
+    def _write_open(
+        self,
+        db: sqlite3.Connection,
+        call: Call,
+        worst: Amount,
+        owner: str,
+        tries: int | None = None,
+    ) -> None:
+        """``tries``: of a call that was asked before, this request included."""
         messages = [asdict(message) for message in call.messages]
         db.execute(
             """INSERT INTO calls (key, item, stage, subject, attempt, stage_version, prompt,
                    prompt_hash, model, sampling, input_hash, messages, state, owner, opened_at,
-                   worst_tokens, worst_cost)
-               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', ?, ?, ?, ?)
+                   worst_tokens, worst_cost, tries)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open', ?, ?, ?, ?, ?)
                ON CONFLICT (key) DO UPDATE SET state = 'open', owner = excluded.owner,
                    opened_at = excluded.opened_at, worst_tokens = excluded.worst_tokens,
-                   worst_cost = excluded.worst_cost""",
+                   worst_cost = excluded.worst_cost, tries = excluded.tries""",
             (
                 call.key,
                 call.item,
@@ -115,52 +130,63 @@ class Calls(Database):
                 json.dumps(call.sampling.fields()),
                 call.input_hash,
                 json.dumps(messages, ensure_ascii=False),
-                self.lease.owner,
+                owner,
                 time.time(),
                 worst.tokens,
                 worst.cost,
+                tries,
             ),
+        )
+        db.execute(
+            "UPDATE ledger SET held_tokens = held_tokens + ?, held_cost = held_cost + ?",
+            (worst.tokens, worst.cost),
         )
 
     def close_call(self, key: str, reply: Reply) -> None:
         """Write the reply of a call this process has open."""
         with self._transaction() as db:
-            worst = self._release(db, key)
-            usage = reply.usage
-            db.execute(
-                """UPDATE calls SET state = 'done', owner = NULL, closed_at = ?, reply = ?,
-                       failure = ?, input_tokens = ?, cached_tokens = ?, output_tokens = ?,
-                       cost = ?, tries = ?, lost = lost + ?, seconds = ? WHERE key = ?""",
-                (
-                    time.time(),
-                    reply.text,
-                    reply.failure,
-                    usage.input,
-                    usage.cached,
-                    usage.output,
-                    reply.cost,
-                    reply.tries,
-                    reply.unanswered,
-                    reply.seconds,
-                    key,
-                ),
-            )
-            db.execute(
-                "UPDATE ledger SET paid_tokens = paid_tokens + ?, paid_cost = paid_cost + ?",
-                (usage.input + usage.output, reply.cost),
-            )
-            self._add_lost(db, worst, reply.unanswered)
+            self._close(db, key, reply)
 
     def abandon_call(self, key: str, unanswered: int) -> None:
         """Give up a call this process has open, ``unanswered`` requests of which were sent."""
         with self._transaction() as db:
-            worst = self._release(db, key)
-            db.execute(
-                "UPDATE calls SET state = 'lost', owner = NULL, lost = lost + ? WHERE key = ?",
-                (unanswered, key),
-            )
-            db.execute("DELETE FROM calls WHERE key = ? AND lost = 0", (key,))
-            self._add_lost(db, worst, unanswered)
+            self._abandon(db, key, unanswered)
+
+    def _close(self, db: sqlite3.Connection, key: str, reply: Reply) -> None:
+        worst = self._release(db, key)
+        usage = reply.usage
+        db.execute(
+            """UPDATE calls SET state = 'done', owner = NULL, closed_at = ?, reply = ?,
+                   failure = ?, input_tokens = ?, cached_tokens = ?, output_tokens = ?,
+                   cost = ?, tries = ?, lost = lost + ?, seconds = ? WHERE key = ?""",
+            (
+                time.time(),
+                reply.text,
+                reply.failure,
+                usage.input,
+                usage.cached,
+                usage.output,
+                reply.cost,
+                reply.tries,
+                reply.unanswered,
+                reply.seconds,
+                key,
+            ),
+        )
+        db.execute(
+            "UPDATE ledger SET paid_tokens = paid_tokens + ?, paid_cost = paid_cost + ?",
+            (usage.input + usage.output, reply.cost),
+        )
+        self._add_lost(db, worst, reply.unanswered)
+
+    def _abandon(self, db: sqlite3.Connection, key: str, unanswered: int) -> None:
+        worst = self._release(db, key)
+        db.execute(
+            "UPDATE calls SET state = 'lost', owner = NULL, lost = lost + ? WHERE key = ?",
+            (unanswered, key),
+        )
+        db.execute("DELETE FROM calls WHERE key = ? AND lost = 0", (key,))
+        self._add_lost(db, worst, unanswered)
 
     def _lose(self, db: sqlite3.Connection, key: str) -> None:
         worst = self._release(db, key)
@@ -176,11 +202,14 @@ class Calls(Database):
         if row is None:
             raise StoreError(f"call {key[:12]} is not open")
         worst = Amount(row["worst_tokens"], row["worst_cost"])
+        self._give_back(db, worst)
+        return worst
+
+    def _give_back(self, db: sqlite3.Connection, worst: Amount) -> None:
         db.execute(
             "UPDATE ledger SET held_tokens = held_tokens - ?, held_cost = max(0, held_cost - ?)",
             (worst.tokens, worst.cost),
         )
-        return worst
 
     def _add_lost(self, db: sqlite3.Connection, worst: Amount, requests: int) -> None:
         db.execute(
@@ -238,6 +267,22 @@ class Calls(Database):
             "coalesce(sum(lost), 0) FROM calls INDEXED BY calls_used"
         ).fetchone()
         return row[0], row[1]
+
+
+def call_of(row: sqlite3.Row) -> Call:
+    """The call that a row was written for."""
+    return Call(
+        item=row["item"],
+        stage=row["stage"],
+        stage_version=row["stage_version"],
+        prompt=row["prompt"],
+        prompt_hash=row["prompt_hash"],
+        model=row["model"],
+        sampling=Sampling(**json.loads(row["sampling"])),
+        messages=tuple(Message(**message) for message in json.loads(row["messages"])),
+        attempt=row["attempt"],
+        subject=row["subject"],
+    )
 
 
 def _reply(row: sqlite3.Row) -> Reply:

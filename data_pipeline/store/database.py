@@ -54,6 +54,14 @@ CREATE INDEX IF NOT EXISTS calls_used ON calls (
     input_tokens, cached_tokens, output_tokens, cost, seconds
 )
 """
+#: Files of calls at a provider, see :mod:`.batches`.
+_BATCHES = """
+CREATE TABLE IF NOT EXISTS batches (
+    name TEXT PRIMARY KEY, base_url TEXT NOT NULL, owner TEXT NOT NULL, opened_at REAL NOT NULL,
+    file TEXT, id TEXT, status TEXT, answered INTEGER NOT NULL DEFAULT 0, closed_at REAL
+) WITHOUT ROWID
+"""
+_BATCHED = "CREATE INDEX IF NOT EXISTS calls_by_owner ON calls (owner, key) WHERE state = 'open'"
 #: Rows read at a time.
 PAGE = 200
 
@@ -114,6 +122,8 @@ class Database:
                 for statement in _SCHEMA.split(";\n"):
                     self._db.execute(statement)
         self._db.execute(_USED)
+        self._db.execute(_BATCHES)
+        self._db.execute(_BATCHED)
 
     def recover(self) -> None:
         """Take over what processes that died have left."""

@@ -98,6 +98,14 @@ class Runs(Database):
             (run, item, self.lease.owner),
         )
 
+    def free_all(self, run: str, items: Sequence[str]) -> None:
+        """Give claimed items back, undecided, at once."""
+        with self._transaction() as db:
+            db.executemany(
+                "DELETE FROM outcomes WHERE run = ? AND item = ? AND owner = ?",
+                ((run, item, self.lease.owner) for item in items),
+            )
+
     def settle(self, run: str, outcome: Outcome) -> None:
         """Write what became of an item."""
         self._db.execute(

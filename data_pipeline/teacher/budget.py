@@ -40,6 +40,11 @@ class Prices:
         fresh = usage.input - usage.cached
         return (fresh * self.input + usage.cached * cached + usage.output * self.output) / 1e6
 
+    def times(self, factor: float) -> Prices:
+        """The same prices by another rate."""
+        cached = None if self.cached_input is None else self.cached_input * factor
+        return Prices(self.input * factor, self.output * factor, cached, self.currency)
+
 
 @dataclass(frozen=True)
 class Budget:

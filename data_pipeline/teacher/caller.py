@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from ..store.store import Opened, Store
-from .budget import UNLIMITED, Budget, BudgetExhausted, worst_case
+from ..store.store import Ledger, Opened, Store
+from .budget import UNLIMITED, Amount, Budget, BudgetExhausted, Prices, worst_case
 from .call import Call, Message, Reply, Sampling
 from .transport import Interrupted, Transport, TransportError
 
@@ -29,6 +30,19 @@ class Caller(Protocol):
     async def __call__(self, call: Call) -> Reply: ...
 
 
+class Teacher(Caller, Protocol):
+    """What a run asks for replies and tells how it goes."""
+
+    tally: Tally
+    stopping: asyncio.Event
+
+    def stop(self) -> None:
+        """Send no further call."""
+
+    def item(self) -> AbstractContextManager[None]:
+        """Around the work on one item."""
+
+
 @dataclass
 class Tally:
     """What a caller has done in this run."""
@@ -38,6 +52,12 @@ class Tally:
     failed: int = 0
     tokens: int = 0
     cost: float = 0.0
+
+    def add(self, reply: Reply) -> None:
+        """Count a reply that was paid for."""
+        self.sent += 1
+        self.tokens += reply.usage.input + reply.usage.output
+        self.cost += reply.cost
 
 
 @dataclass
@@ -73,6 +93,10 @@ class StoredCaller:
                     await self._fly(self.preflight)
                     self.preflight = None
         return await self._paid(call)
+
+    def item(self) -> AbstractContextManager[None]:
+        """Around the work on one item: it waits for nobody else."""
+        return nullcontext()
 
     def stop(self) -> None:
         """Send no further call; those that wait for another try end, those in flight go on."""
@@ -111,13 +135,7 @@ class StoredCaller:
         if opened is Opened.DEAR:
             ledger = self.store.ledger()
             if not ledger.held.tokens:
-                spent = ledger.paid + ledger.lost
-                raise BudgetExhausted(
-                    f"{spent.tokens:,} tokens and {spent.cost:.2f} {self.transport.prices.currency}"
-                    f" are spent or were perhaps charged; the next call could take "
-                    f"{worst.tokens:,} tokens and {worst.cost:.2f} more, over the budget. Raise "
-                    "`budget` and run again: nothing is lost"
-                )
+                raise exhausted(ledger, worst, self.transport.prices)
         return opened
 
     async def _send(self, call: Call) -> Reply:
@@ -134,10 +152,18 @@ class StoredCaller:
             self.store.abandon_call(call.key, 1)
             raise
         self.store.close_call(call.key, reply)
-        self.tally.sent += 1
-        self.tally.tokens += reply.usage.input + reply.usage.output
-        self.tally.cost += reply.cost
+        self.tally.add(reply)
         return reply
+
+
+def exhausted(ledger: Ledger, worst: Amount, prices: Prices) -> BudgetExhausted:
+    """The next call may take ``worst``, which is over the budget, and nothing is in flight."""
+    spent = ledger.paid + ledger.lost
+    return BudgetExhausted(
+        f"{spent.tokens:,} tokens and {spent.cost:.2f} {prices.currency} are spent or were "
+        f"perhaps charged; the next call could take {worst.tokens:,} tokens and {worst.cost:.2f} "
+        "more, over the budget. Raise `budget` and run again: nothing is lost"
+    )
 
 
 def preflight(model: str, sampling: Sampling) -> Call:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import email.utils
 import json
-import math
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,33 +13,24 @@ import openai
 import stamina
 from openai.types.chat import ChatCompletion
 
-from .budget import FREE, Prices, most_input_tokens
-from .call import Call, Failure, Reply, Usage
+from .budget import FREE, Prices
+from .call import Call, Reply
+from .completion import GarbledReply, check, reply_of, usage_of
 from .rate import PerMinute
-
-RETRIED = frozenset([408, 409, 429])  # and every 5xx
-_FATAL = frozenset([401, 402, 403, 404])
-_OUT_OF_CREDIT = frozenset(["insufficient_quota", "billing_not_active"])
-_TOO_LONG = re.compile(
-    r"context[ _](?:length|window)|maximum context|too many (?:input )?tokens"
-    r"|(?:prompt|input|request|message)s?\b.{0,40}\b(?:too long|longer than)"
-    r"|max_(?:completion_)?tokens\b.{0,60}\b(?:large|exceed|at most|less than|greater)",
-    re.IGNORECASE | re.DOTALL,
-)
-#: Characters that one token can stand for, and then some: a longer reply is no model's.
-CHARACTERS_PER_TOKEN = 64
-#: What no request comes to; a count above it is none.
-MOST_TOKENS = 10**9
+from .refused import Refused, retry_after
 
 
 class TransportError(RuntimeError):
     """A call that could not be made. ``unanswered`` requests were sent and never answered;
-    ``fatal``: the next call would fare no better."""
+    ``fatal``: the next call would fare no better; ``alone``: calls sent with it were answered."""
 
-    def __init__(self, message: str, *, unanswered: int = 0, fatal: bool = False):
+    def __init__(
+        self, message: str, *, unanswered: int = 0, fatal: bool = False, alone: bool = False
+    ):
         super().__init__(message)
         self.unanswered = unanswered
         self.fatal = fatal
+        self.alone = alone
 
 
 class Interrupted(RuntimeError):
@@ -52,10 +39,6 @@ class Interrupted(RuntimeError):
     def __init__(self, unanswered: int):
         super().__init__("the run is ending")
         self.unanswered = unanswered
-
-
-class GarbledReply(RuntimeError):
-    """The endpoint answered 200 with something that is no chat completion."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +76,7 @@ class Transport:
     def __init__(self, endpoint: Endpoint, prices: Prices = FREE):
         self.endpoint = endpoint
         self.prices = prices
-        self._client = openai.AsyncOpenAI(
-            api_key=endpoint.api_key,
-            base_url=endpoint.base_url,
-            timeout=endpoint.timeout,
-            max_retries=0,  # every request is counted here
-            default_headers=dict(endpoint.headers),
-        )
+        self._client = client_of(endpoint)
         self._slots = asyncio.Semaphore(endpoint.concurrency)
         self._requests = PerMinute(endpoint.requests_per_minute)
         self._tokens = PerMinute(endpoint.tokens_per_minute)
@@ -145,7 +122,7 @@ class Transport:
         self._waiting.add(task)
         try:
             async for attempt in stamina.retry_context(
-                on=lambda error: not self._ending and self._wait(error),
+                on=lambda error: not self._ending and retried(error, endpoint),
                 attempts=endpoint.attempts,
                 timeout=None,
                 wait_initial=endpoint.wait_initial,
@@ -157,7 +134,7 @@ class Transport:
                     try:
                         completion, seconds = await self._request(call)
                     except (openai.APIConnectionError, TimeoutError) as error:
-                        unanswered += _was_sent(error)
+                        unanswered += was_sent(error)
                         raise
                     except GarbledReply:
                         unanswered += 1
@@ -168,17 +145,23 @@ class Transport:
             task.uncancel()
             raise Interrupted(unanswered) from None
         except (openai.OpenAIError, GarbledReply, TimeoutError) as error:
-            if _too_long(error):
+            refused = Refused.of(error)
+            if refused is not None and refused.too_long:
                 return Reply(str(error), "too-long", tries=tries, unanswered=unanswered)
-            if self._ending and self._wait(error):
+            if self._ending and retried(error, endpoint):
                 raise Interrupted(unanswered) from error
-            raise TransportError(
-                _explain(error, endpoint, tries), unanswered=unanswered, fatal=_fatal(error)
-            ) from error
+            raise failed(error, endpoint, tries, unanswered) from error
         finally:
             self._waiting.discard(task)
             self._woken.discard(task)
-        return self._reply(call, completion, tries, unanswered, seconds)
+        return reply_of(
+            call,
+            completion,
+            self.prices,
+            tries=tries,
+            unanswered=unanswered,
+            seconds=seconds,
+        )
 
     async def _request(self, call: Call) -> tuple[ChatCompletion, float]:
         estimate = sum(len(m.content) for m in call.messages) / 3 + call.sampling.max_tokens
@@ -192,9 +175,11 @@ class Transport:
         try:
             # The client's own timeout runs anew with every byte; this one does not.
             async with asyncio.timeout(self.endpoint.timeout):
-                completion = await self._client.chat.completions.create(**self._body(call))
-            _check(completion)
-            usage = _usage(completion)
+                completion = await self._client.chat.completions.create(
+                    **body_of(call, self.endpoint)
+                )
+            check(completion)
+            usage = usage_of(completion)
             used = usage.input + usage.output if usage else estimate
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise GarbledReply(f"the body is not JSON: {error}") from error
@@ -203,191 +188,75 @@ class Transport:
             self._tokens.give_back(estimate - used)
         return completion, time.monotonic() - start
 
-    def _body(self, call: Call) -> dict[str, Any]:
-        fields = call.sampling.fields()
-        extra = dict(fields.pop("extra", {}))
-        limit = fields.pop("max_tokens")
-        if self.endpoint.max_tokens_field == "max_tokens":
-            fields["max_tokens"] = limit
-        else:
-            extra[self.endpoint.max_tokens_field] = limit
-        # As they are: the client would walk through them by their types, which takes it longer than
-        # anything else.
-        extra["messages"] = [{"role": m.role, "content": m.content} for m in call.messages]
-        return {"model": call.model, "messages": [], **fields, "extra_body": extra}
 
-    def _wait(self, error: Exception) -> bool | float:
-        """Whether to retry after ``error``, or the seconds to wait before."""
-        if isinstance(error, (openai.APIConnectionError, TimeoutError, GarbledReply)):
-            return True
-        if not isinstance(error, openai.APIStatusError) or _code(error) in _OUT_OF_CREDIT:
-            return False
-        if error.status_code not in RETRIED and error.status_code < 500:
-            return False
-        wait = retry_after(error.response.headers)
-        if wait is None:
-            return True
-        return wait if wait <= self.endpoint.retry_after_max else False
-
-    def _reply(
-        self, call: Call, completion: ChatCompletion, tries: int, unanswered: int, seconds: float
-    ) -> Reply:
-        choice = completion.choices[0]
-        text = _text(choice.message.content)
-        refusal = _text(choice.message.refusal)
-        failure = _failure(choice.finish_reason, bool(refusal), text)
-        if len(text) > CHARACTERS_PER_TOKEN * call.sampling.max_tokens:
-            text, failure = text[: CHARACTERS_PER_TOKEN * 16], "oversized"
-        # What is not counted is taken to be the most it can be: a hard limit stays hard.
-        usage = _usage(completion) or Usage(
-            most_input_tokens(call.messages), call.sampling.max_tokens
-        )
-        return Reply(
-            text=refusal or text,
-            failure=failure,
-            usage=usage,
-            cost=self.prices.of(usage),
-            tries=tries,
-            unanswered=unanswered,
-            seconds=seconds,
-        )
-
-
-def _failure(finish_reason: str | None, refused: bool, text: str) -> Failure | None:
-    if finish_reason == "length":
-        return "length"
-    if finish_reason == "content_filter":
-        return "content-filter"
-    if refused:
-        return "refusal"
-    return None if text.strip() else "empty-reply"
-
-
-def _text(content: Any) -> str:
-    """What a message says: a text, or a list of parts. NUL bytes are left out, and half a character
-    (a lone surrogate) becomes U+FFFD: no store takes either.
-
-    Raises:
-        GarbledReply: it is neither.
-    """
-    if content is None:
-        return ""
-    if isinstance(content, list):
-        content = "".join(
-            part if isinstance(part, str) else str(part.get("text") or "")
-            for part in content
-            if isinstance(part, (str, dict))
-        )
-    if not isinstance(content, str):
-        raise GarbledReply(f"the content is neither text nor parts: {str(content)[:200]!r}")
-    whole = content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return whole.replace("\x00", "")
-
-
-def _usage(completion: ChatCompletion) -> Usage | None:
-    """What the endpoint counted; None where it did not, or not in whole numbers."""
-    usage = completion.usage
-    if usage is None:
-        return None
-    details = getattr(usage, "prompt_tokens_details", None)
-    cached = getattr(details, "cached_tokens", None) or 0
-    counts = [getattr(usage, f"{name}_tokens", None) for name in ("prompt", "completion", "total")]
-    counts.append(cached)
-    if not all(type(count) is int and 0 <= count <= MOST_TOKENS for count in counts):
-        return None
-    given, written, total, cached = counts
-    # Some endpoints count reasoning apart from the answer; the total has it.
-    return Usage(given, max(written, total - given), min(cached, given))
-
-
-def _check(completion: Any) -> None:
-    """Endpoints answer 200 with error pages, error objects and empty lists."""
-    if not isinstance(completion, ChatCompletion):
-        raise GarbledReply(f"the body is no JSON object: {str(completion)[:200]!r}")
-    choices = completion.choices
-    if not isinstance(choices, list) or not choices or not _is_message(choices[0]):
-        raise GarbledReply(f"the body holds no choice: {str(completion)[:200]}")
-    _text(choices[0].message.content)
-    _text(choices[0].message.refusal)
-
-
-def _is_message(choice: Any) -> bool:
-    message = getattr(choice, "message", None)
-    return hasattr(message, "content") and hasattr(message, "refusal")
-
-
-def _too_long(error: Exception) -> bool:
-    """Whether the endpoint said that it takes no request of this length."""
-    return (
-        isinstance(error, openai.APIStatusError)
-        and error.status_code in (400, 413, 422)
-        and (
-            error.status_code == 413
-            or _code(error) == "context_length_exceeded"
-            or bool(_TOO_LONG.search(str(error.message)))
-        )
+def client_of(endpoint: Endpoint) -> openai.AsyncOpenAI:
+    """The client of ``endpoint``; it tries nothing again, for every request is counted here."""
+    return openai.AsyncOpenAI(
+        api_key=endpoint.api_key,
+        base_url=endpoint.base_url,
+        timeout=endpoint.timeout,
+        max_retries=0,
+        default_headers=dict(endpoint.headers),
     )
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by a response's headers, None where they do not say."""
-    if milliseconds := headers.get("retry-after-ms"):
-        try:
-            seconds = float(milliseconds) / 1000
-        except ValueError:
-            return None
-        return max(seconds, 0.0) if math.isfinite(seconds) else None
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        pass
+def body_of(call: Call, endpoint: Endpoint) -> dict[str, Any]:
+    """What the client is to send for ``call``, as its keyword arguments."""
+    fields = call.sampling.fields()
+    extra = dict(fields.pop("extra", {}))
+    limit = fields.pop("max_tokens")
+    if endpoint.max_tokens_field == "max_tokens":
+        fields["max_tokens"] = limit
     else:
-        return max(seconds, 0.0) if math.isfinite(seconds) else None
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    if date.tzinfo is None:  # "-0000": UTC by another name
-        date = date.replace(tzinfo=datetime.UTC)
-    return max((date - datetime.datetime.now(datetime.UTC)).total_seconds(), 0.0)
+        extra[endpoint.max_tokens_field] = limit
+    # As they are: the client would walk through them by their types, which takes it longer than
+    # anything else.
+    extra["messages"] = [{"role": m.role, "content": m.content} for m in call.messages]
+    return {"model": call.model, "messages": [], **fields, "extra_body": extra}
 
 
-def _was_sent(error: Exception) -> bool:
+def retried(error: Exception, endpoint: Endpoint) -> bool | float:
+    """Whether to try again after ``error``, or the seconds to wait before."""
+    if isinstance(error, (openai.APIConnectionError, TimeoutError, GarbledReply)):
+        return True
+    refused = Refused.of(error)
+    if refused is None or not refused.passes:
+        return False
+    assert isinstance(error, openai.APIStatusError)
+    wait = retry_after(error.response.headers)
+    if wait is None:
+        return True
+    return wait if wait <= endpoint.retry_after_max else False
+
+
+def failed(error: Exception, endpoint: Endpoint, tries: int, unanswered: int = 0) -> TransportError:
+    """The error of a call that came to ``error`` with the last of ``tries`` requests."""
+    where, times = place(endpoint), requests(tries)
+    refused = Refused.of(error)
+    if refused is not None:
+        said = refused.explain(where, times)
+    elif isinstance(error, (openai.APITimeoutError, TimeoutError)):
+        said = f"{where}: no answer within {endpoint.timeout:g} s, {times}"
+    elif isinstance(error, openai.APIConnectionError):
+        said = f"{where}: connection failed, {times}: {error.__cause__ or error}"
+    else:
+        said = f"{where}: {error} ({times})"
+    return TransportError(said, unanswered=unanswered, fatal=refused is not None and refused.fatal)
+
+
+def place(endpoint: Endpoint) -> str:
+    """Endpoint and model, for the reader."""
+    return f"{endpoint.base_url} (model {endpoint.model})"
+
+
+def requests(count: int) -> str:
+    """``count`` requests, in words."""
+    return f"{count} request{'s' if count != 1 else ''}"
+
+
+def was_sent(error: Exception) -> bool:
     """Whether the endpoint may have got the request: not where no connection was made.
 
     By name, since the client stands on httpx up to 2.x and on httpx2 from 3.x.
     """
     return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")
-
-
-def _code(error: openai.APIStatusError) -> str:
-    return str(error.code)  # whatever a body held there
-
-
-def _fatal(error: Exception) -> bool:
-    return isinstance(error, openai.APIStatusError) and (
-        error.status_code in _FATAL or _code(error) in _OUT_OF_CREDIT
-    )
-
-
-def _explain(error: Exception, endpoint: Endpoint, tries: int) -> str:
-    where = f"{endpoint.base_url} (model {endpoint.model})"
-    times = f"{tries} request{'s' if tries != 1 else ''}"
-    if isinstance(error, openai.APIStatusError):
-        remedy = {
-            401: "; check the key and the variable `endpoint.api_key_env` names",
-            403: "; the key may not use this model",
-            402: "; the account is out of credit",
-            404: "; check `endpoint.base_url` (it ends in /v1 with most servers) and the model",
-        }.get(error.status_code, "")
-        if _code(error) in _OUT_OF_CREDIT:
-            remedy = "; the account is out of credit"
-        return f"{where}: HTTP {error.status_code} after {times}: {error.message}{remedy}"
-    if isinstance(error, (openai.APITimeoutError, TimeoutError)):
-        return f"{where}: no answer within {endpoint.timeout:g} s, {times}"
-    if isinstance(error, openai.APIConnectionError):
-        return f"{where}: connection failed, {times}: {error.__cause__ or error}"
-    return f"{where}: {error} ({times})"

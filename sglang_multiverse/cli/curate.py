@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import curate_check, curate_push, curate_review, curate_sample
-from .curation import STORE, Start, StoreOption, installed, with_store
+from .curation import (
+    STORE,
+    BatchOption,
+    DropOption,
+    Start,
+    StoreOption,
+    installed,
+    say_batches,
+    with_store,
+)
 from .refusal import fail
 
 if TYPE_CHECKING:
@@ -55,6 +64,8 @@ def run(
             "where there are few items].",
         ),
     ] = None,
+    batch: BatchOption = False,
+    drop_batches: DropOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would ask for and cost; send nothing.")
     ] = False,
@@ -70,7 +81,8 @@ def run(
     Replies and outcomes are kept in the store: an unchanged run makes no call, a changed prompt
     asks again only for what depends on it. Before the first item a request of a few tokens shows
     that key, model and address are right. Press Ctrl-C once to end after the requests in flight
-    (none is tried again), twice to drop these too.
+    (none is tried again), twice to drop these too. With `--batch` the first ends it at once, and
+    batches go on at the provider.
 
     Exit code 0: every item is accepted or rejected. 1: some are not. 2: nothing could be done.
     """
@@ -83,9 +95,17 @@ def run(
         "endpoint.concurrency": concurrency,
         "budget.tokens": budget_tokens,
         "budget.cost": budget_cost,
+        "batch": {} if batch else None,
     }
     started = Start(
-        config, overrides, file or [], store, dry_run=dry_run, record=record, processes=processes
+        config,
+        overrides,
+        file or [],
+        store,
+        dry_run=dry_run,
+        record=record,
+        processes=processes,
+        drop_batches=drop_batches,
     )
     if started.loaded.sample is not None:
         fail(f"{config} has `sample`: answers are drawn by `multiverse curate sample`")
@@ -135,6 +155,7 @@ def _say_status(summary: Summary) -> None:
             f"{summary.unanswered:,} requests were sent and never answered; they may have cost up "
             f"to {summary.lost_tokens:,} tokens, {summary.lost_cost:,.4f} {summary.currency} more"
         )
+    say_batches(summary.batches, err=False)
 
 
 @app.command("report")

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from .curation import STORE, Start, StoreOption, installed, with_store
+from .curation import (
+    STORE,
+    BatchOption,
+    DropOption,
+    Start,
+    StoreOption,
+    installed,
+    with_store,
+)
 
 
 def command(
@@ -26,6 +34,8 @@ def command(
     limit: Annotated[int | None, typer.Option(help="Only the first N usable rows.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests in flight at most.")] = None,
     budget_tokens: Annotated[int | None, typer.Option(help="Hard limit in tokens.")] = None,
+    batch: BatchOption = False,
+    drop_batches: DropOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would ask for; send nothing.")
     ] = False,
@@ -48,8 +58,17 @@ def command(
         "endpoint.model": model,
         "endpoint.concurrency": concurrency,
         "budget.tokens": budget_tokens,
+        "batch": {} if batch else None,
     }
-    started = Start(config, overrides, file or [], store, dry_run=dry_run, sampling=True)
+    started = Start(
+        config,
+        overrides,
+        file or [],
+        store,
+        dry_run=dry_run,
+        sampling=True,
+        drop_batches=drop_batches,
+    )
     try:
         started.run()
     finally:

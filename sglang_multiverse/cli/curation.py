@@ -7,7 +7,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,11 +21,24 @@ if TYPE_CHECKING:
     from ..data_pipeline.pipeline import Finished, Progress, Run
     from ..data_pipeline.recipe import Recipe
     from ..data_pipeline.source.ingest import Ingested
+    from ..data_pipeline.store.store import OpenBatch, Store
 
 StoreOption = Annotated[
     Path, typer.Option("--store", help="The SQLite file that holds every call and outcome.")
 ]
 STORE = Path("curation.sqlite")
+BatchOption = Annotated[
+    bool,
+    typer.Option("--batch", help="Ask by the provider's batch API: within a day, at half price."),
+]
+DropOption = Annotated[
+    bool,
+    typer.Option(
+        "--drop-batches",
+        help="Give up open batches that the provider no longer has: their calls count as perhaps "
+        "charged and are asked again.",
+    ),
+]
 #: Fewer are done sooner than a process has started.
 ITEMS_PER_PROCESS = 16
 
@@ -45,6 +58,7 @@ class Start:
         record: folder for cassettes of every item's replies.
         processes: that check replies, 0 for threads, None by the number of items.
         sampling: answers are drawn, with the defaults where the file says nothing of it.
+        drop_batches: give up open batches that the provider no longer has.
     """
 
     def __init__(
@@ -58,6 +72,7 @@ class Start:
         record: Path | None = None,
         processes: int | None = None,
         sampling: bool = False,
+        drop_batches: bool = False,
     ):
         for one in files:
             need_file(one)
@@ -74,6 +89,7 @@ class Start:
             fail(error)
         self.store, self.dry_run, self.record = store, dry_run, record
         self.processes = processes
+        self.drop_batches = drop_batches
 
     def run(self) -> None:
         """Run, or say what a run would do. Ends the command with exit code 1 where an item is
@@ -93,7 +109,14 @@ class Start:
         if processes is None:
             processes = min(os.cpu_count() or 1, len(ingested.records) // ITEMS_PER_PROCESS)
         finished = _run(
-            self.loaded, self.recipe, ingested, self.store, endpoint, self.record, processes
+            self.loaded,
+            self.recipe,
+            ingested,
+            self.store,
+            endpoint,
+            self.record,
+            processes,
+            self.drop_batches,
         )
         _say_end(finished)
         if finished.end != "complete" or finished.progress.errors:
@@ -135,6 +158,11 @@ def _dry_run(loaded: Config, recipe: Recipe, ingested: Ingested, path: Path) -> 
         pending = [one for one in pending if one.id not in done]
     _say_source(ingested)
     _say_estimate(estimate(pending, recipe, loaded.price_list()), loaded)
+    if loaded.batch is not None:
+        typer.echo(
+            f"in batches: {loaded.batch.items:,} items at once, one call each, answered within a "
+            f"day; costs at {loaded.batch.price:g} of `prices` (`batch.price`)"
+        )
 
 
 def _say_source(ingested: Ingested) -> None:
@@ -179,10 +207,12 @@ def _run(
     endpoint: Any,
     record: Path | None,
     processes: int,
+    drop_batches: bool,
 ) -> Finished:
     from ..data_pipeline.pipeline import Run
     from ..data_pipeline.store.store import Store, StoreError, store_error
-    from ..data_pipeline.teacher.caller import StoredCaller, preflight
+    from ..data_pipeline.teacher.batch_caller import BatchCaller
+    from ..data_pipeline.teacher.caller import StoredCaller, Teacher, preflight
     from ..data_pipeline.teacher.cassette import record_cassettes
     from ..data_pipeline.teacher.transport import Transport
 
@@ -192,28 +222,41 @@ def _run(
         "skipped": dict(ingested.reasons),
     }
 
+    async def drive(store: Store, caller: Teacher, workers: int) -> Finished:
+        show = _Display(loaded.prices.currency, caller)
+        one = Run(
+            ingested.records,
+            recipe,
+            store,
+            caller,
+            workers=workers,
+            processes=processes,
+            source=ingested.identity,
+            about=about,
+            observe=show.update,
+        )
+        with show:
+            return await _interruptible(one, batches=loaded.batch is not None)
+
     async def go(store: Store) -> Finished:
-        async with Transport(endpoint, loaded.price_list()) as transport:
+        prices, budget = loaded.price_list(), loaded.limits()
+        if loaded.batch is not None:
+            options = loaded.batch.build()
+            async with BatchCaller(
+                store, endpoint, prices, budget, options, drop=drop_batches, say=_say_batch
+            ) as batches:
+                return await drive(store, batches, options.items)
+        async with Transport(endpoint, prices) as transport:
             first = preflight(recipe.model, recipe.sampling)
-            caller = StoredCaller(store, transport, loaded.limits(), first)
-            show = _Display(loaded.prices.currency, caller)
-            one = Run(
-                ingested.records,
-                recipe,
-                store,
-                caller,
-                workers=endpoint.concurrency + 8,
-                processes=processes,
-                source=ingested.identity,
-                about=about,
-                observe=show.update,
-            )
-            with show:
-                return await _interruptible(one)
+            caller = StoredCaller(store, transport, budget, first)
+            return await drive(store, caller, endpoint.concurrency + 8)
 
     try:
         with Store(path) as store:
+            if loaded.batch is None:
+                _no_batch_waits(store)
             finished = asyncio.run(go(store))
+            say_batches(store.open_batches())
             if record is not None:
                 written = record_cassettes(
                     store, ingested.records, record, secrets=[endpoint.api_key]
@@ -229,7 +272,25 @@ def _run(
     return finished
 
 
-async def _interruptible(run: Run) -> Finished:
+def _no_batch_waits(store: Store) -> None:
+    """End the command where the store has batches that only a run with them would look at."""
+    waiting = [one for one in store.open_batches() if not store.lease.alive(one.owner)]
+    if waiting:
+        fail(f"{waiting[0]} is open; its replies are paid for: fetch them with --batch")
+
+
+def _say_batch(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def say_batches(batches: Sequence[OpenBatch], *, err: bool = True) -> None:
+    """Say which batches are open, and how to go on."""
+    for batch in batches:
+        how = "`multiverse curate run --batch` fetches its replies"
+        typer.echo(f"{batch} is open at the provider; {how}", err=err)
+
+
+async def _interruptible(run: Run, *, batches: bool) -> Finished:
     """Run; the first interrupt ends it gently, the second at once."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
@@ -239,7 +300,10 @@ async def _interruptible(run: Run) -> Finished:
         if run.caller.stopping.is_set():
             task.cancel()
             return
-        typer.echo("\nending after the calls in flight; Ctrl-C again drops them", err=True)
+        what = "ending after the calls in flight; Ctrl-C again drops them"
+        if batches:
+            what = "ending; batches go on at the provider"
+        typer.echo(f"\n{what}", err=True)
         run.stop()
 
     for name in (signal.SIGINT, signal.SIGTERM):

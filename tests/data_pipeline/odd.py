@@ -1,6 +1,6 @@
 """An endpoint that answers oddly, at random by a seed, and a run against it.
 
-    python -m tests.data_pipeline.odd [--items 1000] [--seed 0]
+    python -m tests.data_pipeline.odd [--items 1000] [--seed 0] [--batch]
 
 Prints how many items were settled and how, and whether the store's books are the endpoint's.
 """
@@ -24,10 +24,12 @@ from sglang_multiverse.data_pipeline.pipeline import Finished, Run
 from sglang_multiverse.data_pipeline.recipe import Recipe
 from sglang_multiverse.data_pipeline.record import Record
 from sglang_multiverse.data_pipeline.store.store import Store
+from sglang_multiverse.data_pipeline.teacher.batch_caller import BatchCaller
 from sglang_multiverse.data_pipeline.teacher.budget import Prices, most_input_tokens
 from sglang_multiverse.data_pipeline.teacher.call import Message, Sampling
 from sglang_multiverse.data_pipeline.teacher.caller import StoredCaller, preflight
 from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, Replied
+from sglang_multiverse.data_pipeline.teacher.collector import Batching
 from sglang_multiverse.data_pipeline.teacher.transport import Endpoint, Transport
 
 from .replay import ReplayServer, _Handler
@@ -219,8 +221,11 @@ class Fuzzed:
         return found + unforeseen
 
 
-def fuzz(cassettes: list[Cassette], items: int, seed: int, folder: Path) -> Fuzzed:
-    """Curate ``items`` items of the replies of ``cassettes`` against an odd endpoint."""
+def fuzz(
+    cassettes: list[Cassette], items: int, seed: int, folder: Path, *, batch: bool = False
+) -> Fuzzed:
+    """Curate ``items`` items of the replies of ``cassettes`` against an odd endpoint, by requests
+    or by batches."""
     by_question: dict[str, Cassette] = {}
     records: list[Record] = []
     for number in range(items):
@@ -248,6 +253,11 @@ def fuzz(cassettes: list[Cassette], items: int, seed: int, folder: Path) -> Fuzz
         )
 
         async def go() -> Finished:
+            if batch:
+                options = Batching(poll=0.01)
+                async with BatchCaller(store, endpoint, prices, options=options) as batches:
+                    recipe = Recipe("teacher", sampling)
+                    return await Run(records, recipe, store, batches, workers=items).run()
             async with Transport(endpoint, prices) as transport:
                 caller = StoredCaller(store, transport, preflight=preflight("teacher", sampling))
                 return await Run(records, Recipe("teacher", sampling), store, caller).run()
@@ -272,9 +282,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", action="store_true", help="ask by batches")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = fuzz(light(load_all(CASSETTES)), options.items, options.seed, Path(folder))
+        cassettes = light(load_all(CASSETTES))
+        found = fuzz(cassettes, options.items, options.seed, Path(folder), batch=options.batch)
     print(f"{found.items} items in {found.seconds:.0f} s; {sum(found.odd.values())} odd replies")
     for code, count in found.codes.most_common():
         print(f"  {count:>6}  {code}")

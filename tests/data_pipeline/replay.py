@@ -1,7 +1,8 @@
 """An OpenAI-compatible server over real HTTP that answers from cassettes, faults included.
 
 A request is matched by the question it holds and the task line it ends with. One that matches
-nothing gets HTTP 400 and is kept in ``unmatched``: a test that looks there fails loudly.
+nothing gets HTTP 400 and is kept in ``unmatched``: a test that looks there fails loudly. Batches
+are answered from the same cassettes, see :mod:`.replay_batches`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 from sglang_multiverse.data_pipeline.teacher.caller import PREFLIGHT
 from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, Replied, completion, load_all
 from sglang_multiverse.data_pipeline.teacher.task import Task, question_of
+
+from .replay_batches import Desk
 
 CASSETTES = Path(__file__).parent / "cassettes"
 
@@ -69,6 +72,7 @@ class ReplayServer(ThreadingHTTPServer):
         self.preflights = 0
         self.preflight: dict[str, Any] | None = None  # a fault that the first request meets
         self.seen: Counter[tuple[str, str, int]] = Counter()
+        self.desk = Desk()
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
@@ -102,11 +106,20 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing on the terminal."""
 
     def do_GET(self) -> None:
+        if self.server.desk.serves(self.path):
+            if self.welcome():
+                self.server.desk.answer(self, "GET", self.path, b"")
+            return
         self.reply(200, {"object": "list", "data": [{"id": "teacher", "object": "model"}]})
 
     def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        length = self.headers["Content-Length"]
+        raw = self.rfile.read(int(length)) if length else self.chunks()
         server = self.server
+        if server.desk.serves(self.path):
+            if self.welcome():
+                server.desk.answer(self, "POST", self.path, raw)
+            return
         with server.lock:
             server.in_flight += 1
             server.most_in_flight = max(server.most_in_flight, server.in_flight)
@@ -118,8 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, request: dict[str, Any]) -> None:
         server = self.server
-        if server.key is not None and self.headers["Authorization"] != f"Bearer {server.key}":
-            self.reply(401, {"error": {"message": "wrong key", "code": "invalid_api_key"}})
+        if not self.welcome():
             return
         texts = [message["content"] for message in request["messages"]]
         if texts == [PREFLIGHT]:
@@ -157,6 +169,23 @@ class _Handler(BaseHTTPRequestHandler):
         counts = (usage["prompt_tokens"], usage["completion_tokens"])
         server.requests.append(Request(*turn, 200, counts))
         self.reply(200, answered)
+
+    def chunks(self) -> bytes:
+        """A body of unknown length."""
+        raw = b""
+        while size := int(self.rfile.readline(), 16):
+            raw += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return raw
+
+    def welcome(self) -> bool:
+        """Whether the key is right; told where it is not."""
+        key = self.server.key
+        if key is None or self.headers["Authorization"] == f"Bearer {key}":
+            return True
+        self.reply(401, {"error": {"message": "wrong key", "code": "invalid_api_key"}})
+        return False
 
     def find(
         self, cassette: Cassette | None, question: str | None, task: Task | None

@@ -23,12 +23,12 @@ from sglang_multiverse.data_pipeline.teacher.call import Call, Message, Reply, S
 from sglang_multiverse.data_pipeline.teacher.caller import Stopped, StoredCaller
 from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, Replied
 from sglang_multiverse.data_pipeline.teacher.rate import PerMinute
+from sglang_multiverse.data_pipeline.teacher.refused import retry_after
 from sglang_multiverse.data_pipeline.teacher.task import Task
 from sglang_multiverse.data_pipeline.teacher.transport import (
     Endpoint,
     Transport,
     TransportError,
-    retry_after,
 )
 
 from .replay import ReplayServer

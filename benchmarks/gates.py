@@ -5,7 +5,8 @@
 Corrupts every well-formed text, one corruption at a time, and prints for each kind how often a
 code it must be caught by was found, and which other codes were found beside; then for each code
 how often it was right. Without `--traces` the texts are synthetic. The source of a text is its own
-flattened form, so coverage and content start from distance 0.
+flattened form, so coverage and content start from distance 0. Then what the gates on meaning say of
+changed paths (``benchmarks/meaning.py``, which has more of it).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import meaning
 from sglang_multiverse.data_pipeline.finding import Finding
 from sglang_multiverse.data_pipeline.gates import CURATION, check_document
 from sglang_multiverse.data_pipeline.gates.text.located import locate
@@ -120,6 +122,11 @@ def show(table: Table) -> None:
         print(f"| {code} | {total} | {good} | {good / total:.1%} |")
 
 
+def paths(texts: list[str]) -> meaning.Counts:
+    """What the gates on meaning say of paths changed in other ways."""
+    return meaning.changes([locate(text) for text in texts], most=300)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--traces", type=Path, help="JSON lines with the texts in `output`")
@@ -133,9 +140,12 @@ def main() -> None:
         texts = [json.loads(line)["output"] for line in lines][: args.limit]
     table = measure(texts)
     if args.json:
-        print(json.dumps({"corruptions": rows(table), "codes": table.raised}))
+        found = {"corruptions": rows(table), "codes": table.raised, "paths": paths(texts)}
+        print(json.dumps(found))
     else:
         show(table)
+        print("\nPaths, changed, against what they were (faults, doubts, paths):\n")
+        meaning.show(paths(texts))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the gates on meaning catch, on cases by someone who had not seen them.
 
     python benchmarks/meaning.py [--rewrites rewrites | rewrites-holdout] [--missed] [--json]
+    python benchmarks/meaning.py --judged
     python benchmarks/meaning.py --traces ../shared/traces/wellformed.jsonl [--most 300]
 
 ``tests/data_pipeline/labelled`` holds passages with honest and dishonest rewritings, and parallel
@@ -30,6 +31,7 @@ from sglang_multiverse.data_pipeline.gates.meaning.faithful import (
 )
 from sglang_multiverse.data_pipeline.gates.meaning.independence import check_independence
 from sglang_multiverse.data_pipeline.gates.text.located import Located, locate
+from sglang_multiverse.data_pipeline.stages.judging import is_fine
 from tests.data_pipeline.rewordings import mutants
 
 LABELLED = Path(__file__).resolve().parent.parent / "tests" / "data_pipeline" / "labelled"
@@ -89,6 +91,32 @@ def blocks() -> tuple[Counts, list[str]]:
     return {kind: (found[kind], 0, whole[kind]) for kind in sorted(whole)}, wrong
 
 
+def judged() -> tuple[Counts, Counts]:
+    """What the recorded judge faults: of blocks, and of doubts by the kind of their case."""
+    dependent = {row["id"]: row["dependent"] for row in cases("blocks")}
+    kinds = [
+        ("dependent" if dependent[row["id"]] else "independent", row["verdicts"])
+        for row in cases("verdicts-blocks")
+    ]
+    doubts = [
+        (
+            row["kind"].split("-")[0] if row["kind"].startswith("honest") else row["kind"],
+            row["verdicts"],
+        )
+        for row in cases("verdicts-doubts")
+    ]
+    return _faulted(kinds), _faulted(doubts)
+
+
+def _faulted(verdicts: list[tuple[str, list[str]]]) -> Counts:
+    found: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
+    for kind, said in verdicts:
+        whole[kind] += 1
+        found[kind] += any(not is_fine(one) for one in said)
+    return {kind: (found[kind], 0, whole[kind]) for kind in sorted(whole)}
+
+
 def outputs(file: Path) -> list[Located]:
     """The texts of a JSONL file with a column ``output``."""
     return [locate(json.loads(line)["output"]) for line in file.read_text("utf-8").splitlines()]
@@ -130,10 +158,15 @@ def main() -> None:
         "--rewrites", choices=["rewrites", "rewrites-holdout"], default="rewrites-holdout"
     )
     parser.add_argument("--traces", type=Path, metavar="FILE", help="JSONL with a column output")
+    parser.add_argument("--judged", action="store_true", help="what the recorded judge said")
     parser.add_argument("--most", type=int, default=300, help="paths of --traces")
     parser.add_argument("--missed", action="store_true", help="list what is judged wrongly")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.judged:
+        for counts in judged():
+            show(counts)
+        return
     if options.traces:
         texts = outputs(options.traces)
         show(changes(texts, options.most))

@@ -90,7 +90,7 @@ def settle(
     findings = [
         Finding("judged-unfaithful", f"{doubts[n - 1].message}: {verdict}", gate="faithful")
         for n, verdict in verdicts.items()
-        if not _FINE.match(verdict)
+        if not is_fine(verdict)
     ]
     return Rejection.of("rewrite", findings) if findings else None
 
@@ -99,7 +99,7 @@ def _dependent(verdicts: dict[int, str], number: int) -> Rejection | None:
     findings = [
         Finding("judged-dependent", f"path {path} of block {number} {verdict}", gate="independence")
         for path, verdict in verdicts.items()
-        if not _FINE.match(verdict)
+        if not is_fine(verdict)
     ]
     return Rejection.of("judge", findings) if findings else None
 
@@ -110,6 +110,11 @@ def _question(record: Record, recipe: Recipe, block: Block, before: str, name: s
     )
     version = STAGE_VERSIONS["judge"]
     return Question("judge", version, "judge", (Message("user", task),), name, system="reviewer")
+
+
+def is_fine(verdict: str) -> bool:
+    """Whether a verdict finds nothing wrong."""
+    return _FINE.match(verdict) is not None
 
 
 def read_verdicts(text: str, count: int, what: str = "paths") -> Reading[dict[int, str]]:

@@ -146,7 +146,9 @@ def _in_place(
     if here is not None and recipe.gates.independence:
         findings = check_borrowed(located, record.question, [here])
     if here is not None and recipe.gates.faithful and recipe.judge != "never":
-        doubts = [*doubts, *check_ends(located, here, record.question)][:MOST_DOUBTS]
+        every = recipe.judge == "every"
+        ends = check_ends(located, here, record.question, every=every)
+        doubts = [*doubts, *ends][-MOST_DOUBTS:]
     return Reading((block, tuple(doubts)), findings, text, record.reference)
 
 

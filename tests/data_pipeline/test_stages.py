@@ -200,6 +200,8 @@ def test_a_dependent_block_is_flattened() -> None:
     two = ITEMS["two-blocks"]
     replies = {
         **two.replies,
+        "doubts B1": (Replied("1: ok"),),
+        "doubts B2": (Replied("1: ok"),),
         "judge B1": (Replied("1: uses the count of path 2\n2: ok"),),
         "judge B2": (Replied("1: ok\n2: ok"),),
     }
@@ -336,14 +338,18 @@ def test_text_around_the_block_is_not_taken() -> None:
 
 def judged(verdict: str, **recipe: object) -> Driven:
     clean = ITEMS["clean"]
-    replies = {**clean.replies, "judge B1": (Replied("no verdict"), Replied(verdict))}
+    replies = {
+        **clean.replies,
+        "doubts B1": (Replied("1: ok"),),
+        "judge B1": (Replied("no verdict"), Replied(verdict)),
+    }
     return drive(replace(clean, replies=replies), Recipe("teacher", judge="every", **recipe))  # type: ignore[arg-type]
 
 
 def test_a_judge_may_let_pass_or_fault() -> None:
     passed = judged("1: ok\n2: OK.")
     assert isinstance(passed.result, Record)
-    assert passed.asked[-2:] == ["judge B1/1", "judge B1/2"]
+    assert passed.asked[-3:] == ["doubts B1/1", "judge B1/1", "judge B1/2"]
     faulted = judged("1: ok\n2: uses the count of path 1")
     assert isinstance(faulted.result, Rejection)
     assert (faulted.result.stage, faulted.result.code) == ("judge", "judged-dependent")
@@ -433,3 +439,10 @@ def test_a_conclusion_that_no_path_comes_to_is_judged() -> None:
     assert "the conclusion: no path comes to 12" in driven.result.message
     unjudged = doubted(conclusion=false, judge="never")
     assert isinstance(unjudged.result, Record)
+
+
+def test_every_conclusion_may_be_judged() -> None:
+    driven = doubted("1: they add up to 14/28", judge="every")
+    assert isinstance(driven.result, Rejection)
+    assert driven.result.code == "judged-unfaithful"
+    assert "do the paths come to it?: they add up to 14/28" in driven.result.message

@@ -19,11 +19,22 @@ DOUBTFUL = frozenset(
 )
 
 
-def check_ends(located: Located, block: LocatedBlock, question: str) -> list[Finding]:
+def check_ends(
+    located: Located, block: LocatedBlock, question: str, *, every: bool = False
+) -> list[Finding]:
     """What is doubtful in the outlines and conclusions of ``block`` and the blocks inside, given
-    what its paths say, the question and the text before."""
+    what its paths say, the question and the text before.
+
+    Args:
+        every: doubt every conclusion, for words find little more than half of the false ones.
+    """
     before = f"{question}\n{located.text[: block.span[0]]}"
-    return list(_ends(located, block, before))
+    findings = list(_ends(located, block, before))
+    if every and not any(one.message.startswith("the conclusion:") for one in findings):
+        message = "the conclusion: do the paths come to it?"
+        span = block.conclusion.inner if block.conclusion else block.span
+        findings.append(Finding("unchecked-conclusion", message, span, gate="faithful"))
+    return findings
 
 
 def _ends(located: Located, block: LocatedBlock, before: str) -> Iterator[Finding]:

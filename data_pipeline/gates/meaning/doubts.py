@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,6 +18,9 @@ DOUBTFUL = frozenset(
         *("changed-negation", "contrary", "changed-name", "changed-number", "changed-operation"),
     )
 )
+
+
+_TAG = re.compile(r"</?[A-Z][a-z]+>")
 
 
 def check_ends(
@@ -44,7 +48,7 @@ def _ends(located: Located, block: LocatedBlock, before: str) -> Iterator[Findin
         for one in check_outlined(located.at(outline.inner), own, siblings):
             yield _of(f"outline {outline.label}", path, one)
     if block.conclusion is not None:
-        whole = "\n".join(located.at(path.inner) for path in block.paths)
+        whole = [_TAG.sub("", located.at(path.inner)) for path in block.paths]
         outlines = "\n".join(located.at(outline.inner) for outline in block.outlines)
         text = located.at(block.conclusion.inner)
         for one in check_concluded(whole, text, context=f"{before}\n{outlines}"):

@@ -41,12 +41,18 @@ def check_faithful(old: str, new: str, context: str = "") -> list[Finding]:
     ]
 
 
-def check_concluded(said: str, conclusion: str, context: str = "") -> list[Finding]:
+def check_concluded(said: str | Sequence[str], conclusion: str, context: str = "") -> list[Finding]:
     """What ``conclusion`` says that the paths (``said``) and ``context`` do not come to.
 
-    A number of its own is well when a calculation of its own, which is right, gives it.
+    A number of its own is well when a calculation of its own, which is right, gives it. One that
+    paths come to elsewhere than in the sentences most like it, or at their ends, is doubtful, too:
+    ``misplaced-number``.
     """
-    was, now, given = statements(said), statements(conclusion), statements(context)
+    paths = [statements(said)] if isinstance(said, str) else [statements(one) for one in said]
+    was = [one for path in paths for one in path]
+    now, given = statements(conclusion), statements(context)
+    ends = all_of([one for path in paths for one in path[-2:]], "counts")
+    ends |= all_of(given, "counts")
     known = all_of(given, "counts") | all_of(was, "results") | all_of(was, "spoken")
     steps = all_of(was, "steps") | all_of(given, "steps")
     findings: list[Finding] = []
@@ -59,12 +65,16 @@ def check_concluded(said: str, conclusion: str, context: str = "") -> list[Findi
                     results |= {left, right}
                 else:
                     findings.append(_finding("false-sum", f"{left} is not {right}", one))
-        about = sorted(was, key=lambda x, o=one: -len(x.words & o.words))[:3]
-        for x in about:
-            if x.words & one.words:
-                known |= x.counts
-        for number in sorted(one.numbers - known - results):
+        alike = sorted(was, key=lambda x, o=one: -len(x.words & o.words))[:3]
+        near = all_of([x for x in alike if x.words & one.words], "counts")
+        known |= near
+        unknown = one.numbers - known - results
+        for number in sorted(unknown):
             findings.append(_finding("new-number", f"no path comes to {number}", one))
+        numerals = {number.lstrip("-") for number in one.numerals}
+        for number in sorted(numerals - unknown - near - ends - results - WEAK):
+            message = f"paths come to {number} where they speak of something else"
+            findings.append(_finding("misplaced-number", message, one))
         for step in sorted(one.steps - steps):
             if re.fullmatch(r"[\d.]+/[\d.]+", step) and step not in results:
                 findings.append(_finding("new-number", f"no path comes to {step}", one))

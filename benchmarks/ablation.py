@@ -266,6 +266,7 @@ def main() -> None:
     parser.add_argument("stage", choices=["train", "serve", "report"])
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--results", type=Path, help="report of this file, not of what is in --out")
     parser.add_argument("--steps", type=int, default=350)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -289,6 +290,8 @@ def main() -> None:
     elif options.stage == "serve":
         names = [f"{arm}-{seed}" for seed in options.seeds for arm in options.arms]
         (out / "served.json").write_text(json.dumps(serve(out, names, options.questions)))
+    elif options.results is not None:
+        print(report(json.loads(options.results.read_text()), options.docs))
     else:
         trained = [json.loads(path.read_text()) for path in sorted(out.glob("*-*/trained.json"))]
         served = json.loads((out / "served.json").read_text())

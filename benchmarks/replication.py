@@ -405,6 +405,7 @@ def main() -> None:
     parser.add_argument("stage", choices=["all", "train", "serve", "time", "report", "one"])
     parser.add_argument("--out", type=Path, default=Path("runs/replication"))
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where figures go")
+    parser.add_argument("--results", type=Path, help="report of this file, not of what is in --out")
     parser.add_argument("--pilot", action="store_true", help="minutes instead of hours")
     parser.add_argument("--at-once", type=int, default=2, help="models that train beside others")
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -434,8 +435,11 @@ def main() -> None:
             if options.stage != "serve":
                 serve(out, size, asker, one_at_a_time=True)
     if options.stage in ("all", "report"):
-        found = gather(out, size)
-        (out / "results.json").write_text(json.dumps(found), encoding="utf-8")
+        if options.results is not None:
+            found = json.loads(options.results.read_text(encoding="utf-8"))
+        else:
+            found = gather(out, size)
+            (out / "results.json").write_text(json.dumps(found), encoding="utf-8")
         print(report(found, options.docs / "figures" if not options.pilot else out))
 
 

@@ -106,6 +106,21 @@ def test_what_cannot_be_done_is_told_in_a_line(quick: Path, words: list[str], sa
     assert "\n" not in text
 
 
+def test_a_dry_run_tells_what_would_be_trained(
+    quick: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = quick / "runs"
+    main(["--dry_run", "--out", str(out)])
+    told = capsys.readouterr().out
+    assert "160 prompts of tiny, 60 unseen ones for exams" in told
+    assert "20 steps of 8 prompts, 4 answers each, of 512 tokens at most" in told
+    assert "tiny_correctness × 1, latency_reward × 2, validity_reward × 0.2" in told
+    assert "Which is" in told and told.rstrip().endswith("<|im_start|>assistant")
+    assert not out.exists()
+    with pytest.raises(SystemExit, match="leaves no prompt room"):
+        main(["--dry_run", "--max_completion_length", "9999"])
+
+
 def test_processes_do_not_start_a_server_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit, match=r"2 processes would start a server each.*--server_url"):

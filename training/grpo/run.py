@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from datasets import Dataset
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import GRPOConfig, ModelConfig, TrlParser, get_peft_config
 
@@ -159,6 +159,10 @@ class Run:
     exam: int = field(
         default=100, metadata={"help": "Unseen questions asked before and after, greedily."}
     )
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Make every check that needs neither weights nor a server; train not."},
+    )
     kinds: list[str] = field(
         default_factory=lambda: ["compare"],
         metadata={"help": f"Questions of the tiny task: {', '.join(task.ALL_KINDS)}."},
@@ -291,10 +295,41 @@ def _data(run: Run, config: GRPOConfig) -> tuple[Dataset, Dataset]:
     return tiny_splits(config.seed, run.kinds, run.ending, rows, run.exam)
 
 
+def _tell(
+    run: Run,
+    config: GRPOConfig,
+    console: Console,
+    rewards: Sequence[Reward],
+    train_rows: Dataset,
+    unseen: Dataset,
+    tokenizer: Any,
+) -> None:
+    """What would be trained, with the first prompt as the model is given it."""
+    a_step = math.ceil(config.generation_batch_size / config.num_generations)
+    epoch = len(train_rows) // a_step
+    steps = config.max_steps if config.max_steps > 0 else int(epoch * config.num_train_epochs)
+    weights = zip(rewards, config.reward_weights or (), strict=True)
+    first = train_rows[0]["prompt"]
+    if not isinstance(first, str):
+        first = tokenizer.apply_chat_template(first, tokenize=False, add_generation_prompt=True)
+    for line in (
+        f"{len(train_rows):,} prompts of {run.dataset_name}, {len(unseen):,} unseen ones for exams",
+        (
+            f"{steps:,} steps of {a_step} prompts, {config.num_generations} answers each, of "
+            f"{config.max_completion_length:,} tokens at most"
+        ),
+        f"rewards: {', '.join(f'{one.__name__} × {weight:g}' for one, weight in weights)}",
+        f"sampled from {run.server_url or 'a server that is started here'}",
+        f"the first prompt:\n{first}",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def train(
     run: Run, config: GRPOConfig, console: Console, given: ModelConfig | None = None
 ) -> dict[str, Any]:
-    """Train and write the log, the summary and the model below ``run.out``; returns the summary.
+    """Train and write the log, the summary and the model below ``run.out``; returns the summary,
+    which is empty after a dry run.
 
     Raises:
         EngineError, ServerError: of the server.
@@ -324,21 +359,14 @@ def train(
     out = Path(run.out)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out {out} is a file; choose a folder")
-    out.mkdir(parents=True, exist_ok=True)
-    config.output_dir = str(out / "checkpoints")
     kept = {"revision": given.model_revision, "trust_remote_code": config.trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(path, **kept)
-    model = AutoModelForCausalLM.from_pretrained(
-        path,
-        **kept,
-        dtype="auto" if given.dtype in ("auto", None) else getattr(torch, given.dtype),
-        attn_implementation=given.attn_implementation or default_implementation(path),
-    )
-    room = model.config.max_position_embeddings - config.max_completion_length
+    positions = AutoConfig.from_pretrained(path, **kept).max_position_embeddings
+    room = positions - config.max_completion_length
     if room <= 0:
         raise ConfigError(
             f"max_completion_length {config.max_completion_length} leaves no prompt room in the "
-            f"{model.config.max_position_embeddings} positions of {name}; lower it"
+            f"{positions} positions of {name}; lower it"
         )
     train_rows, over = that_fit(train_rows, tokenizer, room)
     unseen, _ = that_fit(unseen, tokenizer, room)
@@ -351,6 +379,17 @@ def train(
             "lower per_device_train_batch_size or gradient_accumulation_steps, or raise "
             "num_generations"
         )
+    if run.dry_run:
+        _tell(run, config, console, rewards, train_rows, unseen, tokenizer)
+        return {}
+    out.mkdir(parents=True, exist_ok=True)
+    config.output_dir = str(out / "checkpoints")
+    model = AutoModelForCausalLM.from_pretrained(
+        path,
+        **kept,
+        dtype="auto" if given.dtype in ("auto", None) else getattr(torch, given.dtype),
+        attn_implementation=given.attn_implementation or default_implementation(path),
+    )
     log = StepLog(out / LOG, console, [one.__name__ for one in rewards])
     # On a GPU the weights that are trained may be finer than what kernels serve.
     dtype = "auto" if accelerator() else str(model.dtype).removeprefix("torch.")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import label_studio
+from . import label_studio, sheets
 from .agreement import Judgement
 from .implicit import LABELS, Instance, Listed
 from .rows import Row
@@ -28,9 +27,6 @@ COLUMNS = (
     "human_label",
     "annotator",
 )
-_YES = {"yes", "y", "true", "1"}
-_NO = {"no", "n", "false", "0"}
-
 #: Characters of the chain that are shown from where a branch begins, and before it.
 _SHOWN, _BEFORE = 280, 80
 
@@ -55,18 +51,11 @@ def export(lists: Mapping[str, Listed], rows: Mapping[str, Row], file: Path) -> 
         for trace, listed in lists.items()
         for one in listed.instances
     ]
-    if file.suffix == ".csv":
-        with file.open("w", encoding="utf-8", newline="") as out:
-            writer = csv.DictWriter(out, COLUMNS)
-            writer.writeheader()
-            writer.writerows(written)
-    elif file.suffix == ".jsonl":
-        lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in written)
-        file.write_text(lines, encoding="utf-8")
-    elif file.suffix == ".json":
+    if file.suffix == ".json":
         return label_studio.write(written, file)
-    else:
+    if file.suffix not in (".csv", ".jsonl"):
         raise VerificationError(f"{file}: name it .csv, .jsonl, or .json for Label Studio")
+    sheets.write(written, COLUMNS, file)
     return [file]
 
 
@@ -120,7 +109,7 @@ def import_judgements(files: list[Path]) -> list[Judgement]:
 
 def _judgements(file: Path) -> Iterator[Judgement]:
     try:
-        for number, row in enumerate(_read(file), start=1):
+        for number, row in enumerate(sheets.read(file, label_studio.read), start=1):
             try:
                 yield _judgement(row, file.stem)
             except (KeyError, TypeError, ValueError) as error:
@@ -132,23 +121,9 @@ def _judgements(file: Path) -> Iterator[Judgement]:
         raise VerificationError(f"{file}: {error}") from error
 
 
-def _read(file: Path) -> Iterator[dict[str, Any]]:
-    if file.suffix == ".csv":
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            yield from csv.DictReader(lines)
-    elif file.suffix == ".json":
-        yield from label_studio.read(json.loads(file.read_text(encoding="utf-8")))
-    else:
-        for line in file.read_text(encoding="utf-8-sig").split("\n"):
-            if line.strip():
-                yield json.loads(line)
-
-
 def _judgement(row: Mapping[str, Any], annotator: str) -> Judgement:
-    said = str(row["is_instance"] or "").strip().lower()
+    right = sheets.answer(row["is_instance"], "is_instance")
     label = str(row["human_label"] or "").strip().lower()
-    if said and said not in _YES | _NO:
-        raise ValueError(f"is_instance is {said!r}; write yes or no, or leave it empty")
     if label and label not in LABELS:
         raise ValueError(f"human_label is {label!r}; write {' or '.join(LABELS)}")
     return Judgement(
@@ -159,6 +134,6 @@ def _judgement(row: Mapping[str, Any], annotator: str) -> Judgement:
         traces=int(row["traces"]),
         llm_label=str(row["llm_label"]),
         annotator=str(row["annotator"] or "").strip() or annotator,
-        right=None if not said else said in _YES,
+        right=right,
         label=label,
     )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..analyses import label_studio
+from ..analyses import label_studio, sheets
 from . import argilla
 from .blocks import QUESTIONS, Unit
 
 #: What stands in a row; what follows ``text`` is the reviewer's.
 COLUMNS = ("item", "block", "question", "before", "text", *QUESTIONS, "comment", "reviewer")
-_YES, _NO = {"yes", "y", "true", "1"}, {"no", "n", "false", "0"}
 
 _CHOICES = """\
   <Header value="{asked}"/>
@@ -67,15 +65,8 @@ def write(units: Sequence[Unit], out: Path) -> list[Path]:
     rows = [_row(unit) for unit in units]
     if out.suffix == ".json":
         return label_studio.write(rows, out, CONFIG)
-    if out.suffix == ".csv":
-        with out.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        return [out]
-    if out.suffix == ".jsonl":
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        out.write_text(lines, encoding="utf-8")
+    if out.suffix in (".csv", ".jsonl"):
+        sheets.write(rows, COLUMNS, out)
         return [out]
     if out.suffix == "":
         return argilla.write(units, out)
@@ -123,32 +114,19 @@ def _reviews(path: Path) -> Iterator[Review]:
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    if path.is_dir():
-        path = path / argilla.RECORDS
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            yield from csv.DictReader(lines)
-    elif path.suffix == ".json":
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-        yield from argilla.read(value) if argilla.knows(value) else label_studio.read(value)
-    else:
-        for line in path.read_text(encoding="utf-8-sig").split("\n"):
-            if line.strip():
-                yield json.loads(line)
+    return sheets.read(path / argilla.RECORDS if path.is_dir() else path, _tasks)
+
+
+def _tasks(value: Any) -> Iterator[Mapping[str, Any]]:
+    return argilla.read(value) if argilla.knows(value) else label_studio.read(value)
 
 
 def _review(row: Mapping[str, Any], reviewer: str) -> Review:
-    answers = {}
-    for name in QUESTIONS:
-        said = str(row.get(name) or "").strip().lower()
-        if said and said not in _YES | _NO:
-            raise ValueError(f"{name} is {said!r}; write yes or no, or leave it empty")
-        if said:
-            answers[name] = said in _YES
+    said = {name: sheets.answer(row.get(name), name) for name in QUESTIONS}
     return Review(
         item=str(row["item"]),
         block=int(row["block"]),
         reviewer=str(row.get("reviewer") or row.get("annotator") or "").strip() or reviewer,
-        answers=answers,
+        answers={name: yes for name, yes in said.items() if yes is not None},
         comment=str(row.get("comment") or "").strip(),
     )

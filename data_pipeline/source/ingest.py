@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sglang_multiverse import corpus
 
 from ..record import Record, item_id
 from ..teacher.call import digest
@@ -102,6 +103,8 @@ class Screen:
 
 def read_record(row: Any, number: int, source: Source) -> Record | Skipped:
     """The record of one row, or why it is none."""
+    if isinstance(row, corpus.BadRow):
+        return Skipped(number, "unreadable", str(row))
     if not isinstance(row, dict):
         return Skipped(number, "not-an-object", f"expected an object, got {type(row).__name__}")
     columns = source.columns
@@ -141,39 +144,17 @@ def read_record(row: Any, number: int, source: Source) -> Record | Skipped:
 
 
 def read_rows(path: Path) -> Iterator[Any]:
-    """The rows of a JSON-lines, JSON or parquet file.
+    """The rows of a file, as every command reads them: a :class:`~.corpus.BadRow` for one that is
+    none.
 
     Raises:
-        IngestError: the file cannot be read; a bad line is named.
+        IngestError: the file cannot be read.
     """
-    suffix = path.suffix.lower()
     try:
-        if suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
-                yield from batch.to_pylist()
-        elif suffix == ".json":
-            value = json.loads(path.read_text(encoding="utf-8-sig"))
-            yield from value if isinstance(value, list) else [value]
-        else:
-            with path.open(encoding="utf-8-sig") as lines:
-                for number, line in enumerate(lines, start=1):
-                    if line.strip():
-                        yield _line(path, number, line)
-    except (OSError, UnicodeDecodeError) as error:
-        raise IngestError(f"{path}: {error}") from error
-    except ValueError as error:
-        if isinstance(error, IngestError):
-            raise
-        raise IngestError(f"{path}: {error}") from error
-
-
-def _line(path: Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise IngestError(f"{path}:{number}: not JSON: {error}") from error
+        for one in corpus.rows(str(path)):
+            yield one if isinstance(one, corpus.BadRow) else dict(one[1])
+    except corpus.CorpusError as error:
+        raise IngestError(str(error)) from error
 
 
 def _from_hub(source: Source) -> Iterator[Any]:
@@ -211,6 +192,8 @@ def _ngrams_of_files(paths: Sequence[Path], n: int) -> set[tuple[str, ...]]:
     found: set[tuple[str, ...]] = set()
     for path in paths:
         for row in read_rows(path):
+            if isinstance(row, corpus.BadRow):
+                raise IngestError(f"a test set must be whole: {row}")
             text = next((row[name] for name in ("question", "problem") if name in row), None)
             if text is None:
                 raise IngestError(f"{path}: a row has neither 'question' nor 'problem'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,22 @@ def test_every_row_that_is_left_out_has_a_reason(file: Path) -> None:
         (4, "no-chain"),
         (5, "no-answer"),
         (6, "filtered"),
-        (7, "not-an-object"),
+        (7, "unreadable"),
     ]
+
+
+def test_a_line_that_is_none_is_left_out_and_the_rest_is_read(file: Path, tmp_path: Path) -> None:
+    whole = lines(file, [row("A?"), row("B?")]).read_text()
+    file.write_text(whole.replace("\n", '\n{"question": "cut\n', 1))
+    found = ingest(Source(files=[file]))
+    assert [record.question for record in found.records] == ["A?", "B?"]
+    (bad,) = found.skipped
+    assert (bad.row, bad.code) == (2, "unreadable") and "jsonl:2: not JSON" in bad.message
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    assert ingest(Source(files=[packed])).records == found.records
+    with pytest.raises(IngestError, match=r"a test set must be whole: .*:2: not JSON"):
+        ingest(Source(files=[file], decontaminate=[file]))
 
 
 def test_test_questions_are_kept_out(file: Path, tmp_path: Path) -> None:

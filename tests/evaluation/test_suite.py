@@ -60,6 +60,8 @@ def test_arms_are_modes_times_budgets(tmp_path: Path) -> None:
         ("temperature: 0.6", "temperature: -1", "sampling.temperature"),
         ("server: ar", "server: xx", "arms.1.server: no server 'xx'; there are mv, ar"),
         ('{base_url: "http://h:2", plugin: false}', "{plugin: false}", "servers.ar: give base_url"),
+        ('base_url: "http://h:1", flags: [--tp, 8]', "serve: m, flags: [--port=8]", "--port is"),
+        ("modes: [off], ", "budgets: [64], ", "arms.1.budgets: .*without the plugin"),
         ("arms:", "arms: []\nx:", "arms"),
         ("name: both", "name: [", "suite.yaml"),
         (GOOD, "- 1", "no mapping"),

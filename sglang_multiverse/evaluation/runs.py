@@ -57,6 +57,7 @@ class Arm:
     """Runs under one condition.
 
     Attributes:
+        planned: how many runs there are to be; more than ``runs`` where a run was stopped.
         about: what the log says of model, server, prompt, data and sampling.
     """
 
@@ -67,6 +68,7 @@ class Arm:
     model: str
     runs: tuple[Run, ...]
     about: dict[str, Any]
+    planned: int = 0
 
     def grouped(self, value: Callable[[Run], Value]) -> dict[str, list[Value]]:
         """``value`` of every run, by question, in the order of epochs."""
@@ -80,9 +82,20 @@ class Arm:
         return self.grouped(lambda run: float(value(run)))
 
     @property
+    def not_asked(self) -> int:
+        """Runs that are missing because the suite was stopped before them."""
+        return max(self.planned - len(self.runs), 0)
+
+    @property
     def answered(self) -> list[Run]:
         """Runs that have figures."""
         return [run for run in self.runs if run.outcome in ("answered", "cut")]
+
+
+def shortened(message: str, most: int = 160) -> str:
+    """A message in one line."""
+    line = " ".join(message.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def read_arms(folder: Path) -> list[Arm]:
@@ -138,7 +151,8 @@ def _arm(log: EvalLog) -> Arm | None:
         "task_args": spec.task_args,
     }
     runs = tuple(_run(sample) for sample in log.samples)
-    return Arm(name, task, mode, budget, model, runs, about)
+    planned = len(spec.dataset.sample_ids or []) * (spec.config.epochs or 1)
+    return Arm(name, task, mode, budget, model, runs, about, planned)
 
 
 def _sampling(log: EvalLog) -> dict[str, Any]:

@@ -50,8 +50,9 @@ def ending(mode: Mode) -> str:
     return MULTIVERSE.parallel_prompt if mode == "parallel" else MULTIVERSE.sequential_prompt
 
 
-#: Told of every answer, and whether there was none.
-listeners: list[Callable[[bool], None]] = []
+#: Told of every question that was asked: None of an answer, else why there is none and whether the
+#: server refused it for good.
+listeners: list[Callable[[tuple[str, bool] | None], None]] = []
 
 
 @solver
@@ -73,18 +74,23 @@ def ask(mode: Mode, budget: int | None, seed: int, max_tokens: int | None) -> So
             given["max_tokens"] = longest
         requests: list[str] = []
         before = sent.set(requests)
-        failed = True
         try:
             state = await generate(state, **given)
-            failed = state.output.error is not None
-            return state
+        except Exception as error:
+            _tell((str(error) or type(error).__name__, False))
+            raise
         finally:
             sent.reset(before)
             state.metadata["retries"] = max(len(requests) - 1, 0)
-            for told in listeners:
-                told(failed)
+        _tell((state.output.error, True) if state.output.error else None)
+        return state
 
     return solve
+
+
+def _tell(why: tuple[str, bool] | None) -> None:
+    for told in listeners:
+        told(why)
 
 
 def seed_of(seed: int, question: str, epoch: int) -> int:

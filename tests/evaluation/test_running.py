@@ -21,7 +21,7 @@ from sglang_multiverse.dialect import MULTIVERSE
 from sglang_multiverse.evaluation import report, running
 from sglang_multiverse.evaluation.publishing import WITHHELD, publish
 from sglang_multiverse.evaluation.runs import LogsError, read_arms
-from sglang_multiverse.evaluation.suite import Suite, SuiteError, load
+from sglang_multiverse.evaluation.suite import Sampling, ServerOf, Suite, SuiteError, load
 from sglang_multiverse.tiny import machines
 
 from .fake import serving
@@ -195,6 +195,14 @@ def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
         assert process.returncode == 1
         assert b"stopped; the same command goes on from here" in said
         assert b"Traceback" not in said and out == b""
+        assert b"without an answer" not in said, "what was in flight did not fail"
+        report.write(tmp_path / "out" / "logs", tmp_path / "cut")
+        text = (tmp_path / "cut" / "report.md").read_text()
+        (row,) = json.loads((tmp_path / "cut" / "report.json").read_text())["arms"]
+        assert row["not_asked"] > 0
+        assert row["answered"] + row["errors"] + row["not_asked"] == 30
+        assert f"{30 - row['answered']} runs have no answer yet" in text
+        assert f"{row['not_asked']} were not asked" in text
         fake.delay, first = 0.0, len(fake.requests)
         heard: list[str] = []
         suite = load(tmp_path / "suite.yaml")
@@ -216,6 +224,55 @@ def test_refused_requests_and_retries_are_told_apart(tmp_path: Path) -> None:
     (arm,) = found["arms"]
     assert (arm["answered"], arm["refused"], arm["errors"], arm["retries"]) == (3, 1, 0, 1)
     assert arm["accuracy"]["value"] == 0.75
+
+
+def test_a_server_that_takes_openais_fields_alone(tmp_path: Path) -> None:
+    arms = [{"task": "tiny", "modes": ["sequential", "off"], "budgets": [None, 64], "limit": 4}]
+    with serving() as fake:
+        fake.strict = True
+        suite = suite_of(tmp_path, fake.url, arms=arms, connections=1)
+        heard: list[str] = []
+        assert running.run(suite, tmp_path / "logs", heard.append)
+    plain = [body for body in fake.requests if "return_meta_info" not in body]
+    assert len(plain) == 12, "but for the budget of the critical path, which it cannot keep"
+    found = report.write(tmp_path / "logs", tmp_path / "out")
+    assert [(arm["answered"], arm["refused"]) for arm in found["arms"]] == [
+        (4, 0), (0, 4), (4, 0), (4, 0)
+    ]  # fmt: skip
+    (said,) = found["arms"][1]["reasons"]
+    assert "HTTP 400: Unrecognized request arguments supplied: custom_params" in said
+    assert (
+        f"- tiny sequential budget 64, 4 ×: `{said}`"
+        in (tmp_path / "out" / "report.md").read_text()
+    )
+    assert "4 refused (last: HTTP 400: Unrecognized" in heard[-1]
+
+
+def test_a_server_that_asks_for_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MULTIVERSE_API_KEY", raising=False)
+    with serving() as fake:
+        fake.key = "k"
+        suite = suite_of(tmp_path, fake.url)
+        with pytest.raises(SuiteError, match=r"401.*read from MULTIVERSE_API_KEY"):
+            running.run(suite, tmp_path / "logs", quiet)
+        monkeypatch.setenv("MULTIVERSE_API_KEY", "k")
+        assert running.run(suite, tmp_path / "logs", quiet)
+    (arm, _) = read_arms(tmp_path / "logs")
+    assert arm.about["server_info"]["model_path"] == "/fake"
+    assert "Bearer" not in (tmp_path / "logs" / "suite.json").read_text()
+
+
+def test_another_model_under_the_same_name_is_asked_anew() -> None:
+    arm = {"task": "tiny", "mode": "parallel"}
+
+    def print_of(**server: Any) -> str:
+        return running.fingerprint("mv", ServerOf(**server), "mv", arm, Sampling())
+
+    one = print_of(serve="models/a")
+    assert print_of(serve="models/b") != one
+    assert print_of(serve="models/a", plugin=False) != one
+    assert print_of(serve="models/a", flags=["--mem-fraction-static", "0.7"]) == one
+    assert print_of(base_url="http://h:1") == print_of(base_url="http://h:2")
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:

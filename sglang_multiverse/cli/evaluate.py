@@ -90,8 +90,8 @@ def _say_plan(planned: list[Any], rate: float | None, price: float | None) -> No
         cost = f", {hours * price:,.2f} at {price:g} an hour" if price is not None else ""
         typer.echo(f"at {rate:g} tokens a second: {hours:.1f} h{cost}")
     if unknown:
-        of = "of no arm" if unknown == len(planned) else f"not of {unknown} arms, left out above"
-        typer.echo(f"how long answers are is known {of}: give --mean-tokens")
+        left_out = f"{unknown} arms are left out of the tokens; " if tokens else ""
+        typer.echo(f"{left_out}--mean-tokens N says how long an answer is")
     for file in dict.fromkeys(one.lacking for one in planned if one.lacking):
         typer.echo(f"{file} is not there yet; its published number of questions is counted")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,15 +108,28 @@ def read_arms(folder: Path) -> list[Arm]:
     """
     if not folder.is_dir():
         raise LogsError(f"{folder} is no folder; logs are where `multiverse eval run` put them")
-    arms: dict[str, Arm] = {}
+    arms: dict[tuple[str, str], Arm] = {}
     wanted = _wanted(folder)
     for info in sorted(list_eval_logs(str(folder)), key=lambda one: one.name):
         arm = _arm(read_eval_log(info))
         if arm is not None and (wanted is None or arm.about.get("fingerprint") in wanted):
-            arms[arm.name] = arm
+            arms[arm.name, json.dumps(arm.about["task_args"], sort_keys=True)] = arm
     if not arms:
         raise LogsError(f"{folder} holds no log with an answer in it")
-    return sorted(arms.values(), key=_place)
+    return _named_apart(sorted(arms.values(), key=_place))
+
+
+def _named_apart(arms: list[Arm]) -> list[Arm]:
+    """Arms of one name are called by what they were asked differently, too."""
+    found = []
+    for arm in arms:
+        alike = [one.about["task_args"] for one in arms if one.name == arm.name]
+        words = [arm.name]
+        for key, value in arm.about["task_args"].items():
+            if any(one.get(key) != value for one in alike):
+                words.append(f"{key} {Path(value).name if key == 'data' and value else value}")
+        found.append(replace(arm, name=" ".join(words)))
+    return found
 
 
 def _wanted(folder: Path) -> set[str] | None:

@@ -182,6 +182,14 @@ def _gpqa(data: str | None) -> Questions:
     return sources.gpqa(data, CHOICE)
 
 
+def _own(data: str | None) -> Questions:
+    if data is None:
+        raise sources.QuestionsError(
+            "own needs data: a JSONL file with question and answer, or a dataset on the Hub"
+        )
+    return sources.from_rows(data, BOXED)
+
+
 aime24 = _named("aime24", "The 30 questions of AIME 2024.", _boxed("aime24"))
 aime25 = _named("aime25", "The 30 questions of AIME 2025.", _boxed("aime25"))
 math500 = _named("math500", "MATH-500.", _boxed("math500"))
@@ -196,6 +204,7 @@ ifeval = _named(
     lambda data: sources.ifeval(data or HUB["ifeval"]),
     instructions,
 )
+own = _named("own", "Questions of mathematics from a file or dataset that ``data`` names.", _own)
 
 
 @task
@@ -215,7 +224,7 @@ def tiny(
 
 
 #: By name.
-TASKS = {one.__name__: one for one in (aime24, aime25, math500, gpqa_diamond, ifeval, tiny)}
+TASKS = {one.__name__: one for one in (aime24, aime25, math500, gpqa_diamond, ifeval, own, tiny)}
 
 
 def _given(arguments: dict[str, Any]) -> dict[str, Any]:

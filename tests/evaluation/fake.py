@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from sglang_multiverse.dialect import MULTIVERSE
+from sglang_multiverse.evaluation.tasks import BOXED
 from sglang_multiverse.tiny import machines
 
 #: Fields that a strict server knows.
@@ -41,6 +42,8 @@ class Fake:
         question = machines.understand(
             asked.removesuffix(MULTIVERSE.parallel_prompt)
             .removesuffix(MULTIVERSE.sequential_prompt)
+            .strip()
+            .removesuffix(BOXED)
             .strip()
         )
         text = machines.solution(question, "parallel" if parallel else "sequential")

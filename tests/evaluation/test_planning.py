@@ -60,6 +60,6 @@ def test_tokens_that_are_not_known_are_not_none() -> None:
     tiny = str(EXAMPLES / "tiny.yaml")
     said = dry(tiny, "--tokens-per-second", "100")
     assert " 0 tokens" not in said and "0.0 h" not in said
-    assert "known of no arm: give --mean-tokens" in said
+    assert "--mean-tokens N says how long" in said
     said = dry(tiny, "--tokens-per-second", "100", "--mean-tokens", "700")
-    assert "560,000 tokens" in said and "1.6 h" in said and "known" not in said
+    assert "560,000 tokens" in said and "1.6 h" in said and "unknown" not in said

@@ -110,6 +110,29 @@ def test_a_changed_suite_is_asked_anew_and_reported_alone(tmp_path: Path) -> Non
         assert arm.about["sampling"] == {}
 
 
+def test_arms_that_differ_in_data_or_limits_alone_are_reported_apart(tmp_path: Path) -> None:
+    row = {"question": str(next(machines.questions(3, "test"))), "answer": "1"}
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row))
+    arms: list[dict[str, Any]] = [
+        {"task": "own", "data": "a.jsonl"},
+        {"task": "own", "data": "b.jsonl"},
+        {"task": "tiny", "limit": 1},
+        {"task": "tiny", "limit": 1, "max_tokens": 100},
+        {"task": "tiny", "limit": 1, "modes": ["off"]},
+    ]
+    with serving() as fake:
+        assert running.run(suite_of(tmp_path, fake.url, arms=arms), tmp_path / "logs", quiet)
+        assert len(fake.requests) == 5
+    assert [arm.name for arm in read_arms(tmp_path / "logs")] == [
+        "own parallel data a.jsonl",
+        "own parallel data b.jsonl",
+        "tiny parallel max_tokens 2400",
+        "tiny parallel max_tokens 100",
+        "tiny off",
+    ]
+
+
 def test_questions_that_changed_under_their_name_are_not_mixed(tmp_path: Path) -> None:
     first, second = machines.questions(3, "test"), machines.questions(4, "test")
     with serving() as fake:

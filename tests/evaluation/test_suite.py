@@ -146,6 +146,8 @@ def test_another_file_than_the_published_one_is_refused(tmp_path: Path) -> None:
         questions.gpqa(str(tmp_path / "none.csv"))
     with pytest.raises(questions.QuestionsError, match="needs data"):
         TASKS["gpqa_diamond"]()
+    with pytest.raises(questions.QuestionsError, match="own needs data"):
+        TASKS["own"]()
 
 
 def test_choices_are_shuffled_the_same_each_time(tmp_path: Path) -> None:

@@ -171,6 +171,9 @@ def _heads(heads: list[dict[str, Any]]) -> Iterator[str]:
         ),
         "flags": lambda head: " ".join(map(str, head["flags"] or [])),
         "sampling": lambda head: _pairs(head["sampling"] or {}),
+        "limits": lambda head: _pairs(
+            {name: (head["task_args"] or {}).get(name) for name in ("max_tokens", "seed")}
+        ),
         "questions end": lambda head: head["prompt_ending"],
         "data": lambda head: _data(head["data"] or {}),
     }

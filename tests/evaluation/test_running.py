@@ -85,6 +85,7 @@ def test_a_whole_run_and_its_report(tmp_path: Path) -> None:
     assert head["server"]["model_path"] == "/fake"
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| tiny parallel |" in text
+    assert "- **limits**: max_tokens 2400, seed 0" in text
     for line in text.splitlines():
         if line.startswith("!["):
             assert (tmp_path / "out" / line.partition("(")[2].rstrip(")")).stat().st_size > 1000

@@ -15,10 +15,11 @@ class ServerError(RuntimeError):
 
 
 class Endpoint:
-    """The HTTP interface of the server at ``url``."""
+    """The HTTP interface of the server at ``url``, which may ask for a key."""
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, api_key: str | None = None):
         self.url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     def request(
         self, path: str, body: Any = None, *, timeout: float = 600, raw: bool = False
@@ -60,7 +61,9 @@ class Endpoint:
     def _open(self, path: str, body: Any, timeout: float) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
-            self.url + path, data=data, headers={"Content-Type": "application/json"}
+            self.url + path,
+            data=data,
+            headers={"Content-Type": "application/json", **self._headers},
         )
         try:
             return urllib.request.urlopen(request, timeout=timeout)

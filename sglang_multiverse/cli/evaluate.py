@@ -78,11 +78,18 @@ def _say_plan(planned: list[Any], rate: float | None, price: float | None) -> No
         typer.echo(f"{one.name:{width}}  {one.answers:6,} answers  {said}")
     answers = sum(one.answers for one in planned)
     tokens = sum(one.tokens or 0 for one in planned)
-    typer.echo(f"{'together':{width}}  {answers:6,} answers  {tokens:13,} tokens")
-    if rate is not None:
+    unknown = sum(one.tokens is None for one in planned)
+    said = f"{tokens:13,} tokens" if tokens else "tokens unknown"
+    typer.echo(f"{'together':{width}}  {answers:6,} answers  {said}")
+    if rate is not None and tokens:
         hours = tokens / rate / 3600
         cost = f", {hours * price:,.2f} at {price:g} an hour" if price is not None else ""
         typer.echo(f"at {rate:g} tokens a second: {hours:.1f} h{cost}")
+    if unknown:
+        left_out = f"{unknown} arms are left out of the tokens; " if tokens else ""
+        typer.echo(f"{left_out}--mean-tokens N says how long an answer is")
+    for file in dict.fromkeys(one.lacking for one in planned if one.lacking):
+        typer.echo(f"{file} is not there yet; its published number of questions is counted")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from .runs import Arm, Run
+from .runs import Arm, Run, shortened
 from .statistics import Estimate, difference, majority, mean, pass_at, ratio, share
 
 #: Points of a budget curve.
@@ -45,7 +45,8 @@ def counted(arm: Arm) -> dict[str, Any]:
         "cut": outcomes["cut"],
         "refused": outcomes["refused"],
         "errors": outcomes["error"],
-        "not_asked": max(arm.expected - len(arm.runs), 0),
+        "not_asked": arm.not_asked,
+        "reasons": _reasons(arm),
         "retries": sum(run.retries for run in arm.runs),
         "extraction": dict(Counter(run.extraction for run in arm.answered)),
     }
@@ -56,6 +57,14 @@ def counted(arm: Arm) -> dict[str, Any]:
             "majority_at": {str(k): majority(given, k).row() for k in _powers(epochs)[1:]},
         }
     return row
+
+
+def _reasons(arm: Arm, most: int = 3) -> dict[str, int]:
+    """Why runs were refused or failed, the most frequent first; not where a message might quote a
+    question that must not be shown."""
+    if arm.about.get("data", {}).get("private"):
+        return {}
+    return dict(Counter(shortened(run.error) for run in arm.runs if run.error).most_common(most))
 
 
 def differences(arms: Sequence[Arm]) -> Iterator[dict[str, Any]]:

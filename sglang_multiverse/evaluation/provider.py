@@ -28,7 +28,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from ..text import encodable
 
-#: Names the server where neither ``base_url`` nor ``--model-base-url`` does.
+#: Names the server where neither ``base_url`` nor ``--model-base-url`` does, and its key.
 URL_VARIABLE, KEY_VARIABLE = "MULTIVERSE_BASE_URL", "MULTIVERSE_API_KEY"
 DEFAULT_URL = "http://127.0.0.1:30000"
 
@@ -42,6 +42,8 @@ _STOPS: dict[str, StopReason] = {
 _REFUSED = frozenset([400, 413, 422])
 #: It may later: busy, out of memory, restarting.
 _LATER = frozenset([408, 425, 429, 500, 502, 503, 504])
+#: What is asked for beyond OpenAI's interface.
+_OURS = ("return_meta_info", "separate_reasoning", "custom_params")
 #: Where each request sent in this context is noted, for who wants to count them.
 sent: ContextVar[list[str] | None] = ContextVar("sent", default=None)
 
@@ -66,9 +68,11 @@ class Multiverse(ModelAPI):
     ):
         base_url = base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
         super().__init__(model_name, base_url, api_key, [KEY_VARIABLE], config)
+        self.api_key = self.api_key or os.environ.get(KEY_VARIABLE)
         if model_args:
             raise ValueError(f"unknown model argument: {', '.join(model_args)}")
         self.url = base_url.rstrip("/").removesuffix("/v1")
+        self._plain = False
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         self._client = httpx.AsyncClient(
             headers=headers,
@@ -105,7 +109,15 @@ class Multiverse(ModelAPI):
         if noted is not None:
             noted.append(self.url)
         begun = time.perf_counter()
+        if self._plain:
+            body = plain(body) or body
         reply = await self._client.post(f"{self.url}/v1/chat/completions", json=body)
+        if reply.status_code in _REFUSED and any(name in reply.text for name in _OURS):
+            without = plain(body)  # a server that takes no field that it does not know
+            if without is not None:
+                body, begun = without, time.perf_counter()
+                reply = await self._client.post(f"{self.url}/v1/chat/completions", json=body)
+                self._plain = reply.is_success
         seconds = time.perf_counter() - begun
         if reply.status_code in _REFUSED:
             said = _message(reply)
@@ -144,6 +156,15 @@ def request(model: str, messages: list[ChatMessage], config: GenerateConfig) -> 
     }
     body |= {name: value for name, value in named.items() if value is not None}
     return body | (config.extra_body or {})
+
+
+def plain(body: dict[str, Any]) -> dict[str, Any] | None:
+    """``body`` in OpenAI's own fields alone; None where it has no others, or one that changes the
+    answer: a budget of the critical path."""
+    ours = {name for name in _OURS if name in body}
+    if not ours or body.get("custom_params") not in (None, {"multiverse": False}):
+        return None
+    return {name: value for name, value in body.items() if name not in ours}
 
 
 def read(answer: dict[str, Any], seconds: float) -> ModelOutput:

@@ -3,7 +3,7 @@
 from inspect_ai.model import ModelAPI, modelapi
 
 from .scorers import answer, instructions, parallelism
-from .tasks import aime24, aime25, gpqa_diamond, ifeval, math500, tiny
+from .tasks import aime24, aime25, gpqa_diamond, ifeval, math500, own, tiny
 
 __all__ = [
     "aime24",
@@ -14,6 +14,7 @@ __all__ = [
     "instructions",
     "math500",
     "multiverse",
+    "own",
     "parallelism",
     "tiny",
 ]

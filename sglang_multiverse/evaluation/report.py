@@ -101,14 +101,7 @@ def _markdown(found: dict[str, Any], pictures: dict[str, Path]) -> Iterator[str]
         "outside tags, goals and conclusions above the line. A run that was refused or failed "
         "counts as wrong, and one that was cut unless its answer was there and right."
     )
-    missing = sum(row["errors"] for row in found["arms"])
-    if missing:
-        yield ""
-        yield f"**{missing} runs have no answer yet** and lower what is above; run the suite again."
-    later = sum(row["not_asked"] for row in found["arms"])
-    if later:
-        yield ""
-        yield f"**{later} runs were not asked yet** and are not counted above; run the suite again."
+    yield from _missing(found["arms"])
     if any(row["epochs"] > 1 for row in found["arms"]):
         yield ""
         yield from _several(found["arms"])
@@ -116,6 +109,12 @@ def _markdown(found: dict[str, Any], pictures: dict[str, Path]) -> Iterator[str]
     yield "## What became of the runs"
     yield ""
     yield from _outcomes(found["arms"])
+    reasons = [(arm["arm"], arm["reasons"]) for arm in found["arms"] if arm["reasons"]]
+    if reasons:
+        yield ""
+    for name, some in reasons:
+        for said, count in some.items():
+            yield f"- {name}, {count} ×: `{said.replace('`', chr(39))}`"
     if found["differences"]:
         yield ""
         yield "## Differences, paired by question"
@@ -136,6 +135,19 @@ def _markdown(found: dict[str, Any], pictures: dict[str, Path]) -> Iterator[str]
             yield f"## {title}"
             yield ""
             yield f"![{title}](figures/{pictures[name].name})"
+
+
+def _missing(arms: list[dict[str, Any]]) -> Iterator[str]:
+    """What the figures lack."""
+    errors, not_asked = (sum(row[name] for row in arms) for name in ("errors", "not_asked"))
+    parts = [f"{errors} failed and lower what is above"] * bool(errors)
+    parts += [f"{not_asked} were not asked and are no part of it"] * bool(not_asked)
+    if parts:
+        yield ""
+        yield (
+            f"**{errors + not_asked} runs have no answer yet**: {', '.join(parts)}; "
+            "run the suite again."
+        )
 
 
 def _heads(heads: list[dict[str, Any]]) -> Iterator[str]:
@@ -159,6 +171,9 @@ def _heads(heads: list[dict[str, Any]]) -> Iterator[str]:
         ),
         "flags": lambda head: " ".join(map(str, head["flags"] or [])),
         "sampling": lambda head: _pairs(head["sampling"] or {}),
+        "limits": lambda head: _pairs(
+            {name: (head["task_args"] or {}).get(name) for name in ("max_tokens", "seed")}
+        ),
         "questions end": lambda head: head["prompt_ending"],
         "data": lambda head: _data(head["data"] or {}),
     }
@@ -218,7 +233,8 @@ def _several(arms: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _outcomes(arms: list[dict[str, Any]]) -> Iterator[str]:
-    names = ["answered", "cut", "refused", "errors", "retries", "goals_not_forked"]
+    names = ["answered", "cut", "refused", "errors", "not_asked", "retries"]
+    names.append("goals_not_forked")
     rows = [
         [
             arm["arm"],

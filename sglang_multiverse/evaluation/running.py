@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -22,7 +23,8 @@ from .. import __version__
 from ..endpoint import Endpoint, ServerError
 from ..server import Server
 from ..tiny import MACHINES_DIR, MODEL_DIR
-from .runs import NOTE, Arm, logged, read_note
+from .provider import KEY_VARIABLE
+from .runs import NOTE, Arm, logged, read_note, shortened
 from .suite import Sampling, ServerOf, Suite, SuiteError
 from .tasks import TASKS, listeners
 
@@ -45,13 +47,18 @@ class Progress:
     before: int = 0
     every: float = 10.0
     done: int = 0
+    refused: int = 0
     failed: int = 0
+    why: str = ""
     begun: float = field(default_factory=time.monotonic)
     said: float = 0.0
 
-    def one(self, failed: bool) -> None:
+    def one(self, why: tuple[str, bool] | None) -> None:
         self.done += 1
-        self.failed += failed
+        if why is not None:
+            self.why, refused = why
+            self.refused += refused
+            self.failed += not refused
         now = time.monotonic()
         if now - self.said >= self.every or self.before + self.done == self.total:
             self.said = now
@@ -61,9 +68,11 @@ class Progress:
         spent = now - self.begun
         missing = max(self.total - self.before - self.done, 0)
         left = spent / self.done * missing if self.done else 0.0
-        failed = f", {self.failed} without an answer" if self.failed else ""
+        counts = {"refused": self.refused, "without an answer": self.failed}
+        not_well = [f"{count} {what}" for what, count in counts.items() if count]
+        said = f", {' and '.join(not_well)} (last: {shortened(self.why)})" if not_well else ""
         return (
-            f"{self.total - missing} of {self.total} answers{failed}, {_duration(spent)} so far, "
+            f"{self.total - missing} of {self.total} answers{said}, {_duration(spent)} so far, "
             f"about {_duration(left)} left"
         )
 
@@ -126,7 +135,7 @@ def _run_server(
     for number, arm in enumerate(arms, start=before):
         arguments = {key: value for key, value in arm.items() if key != "task"}
         one = TASKS[arm["task"]](**arguments)
-        prints.append(fingerprint(name, served, arm, suite.sampling))
+        prints.append(fingerprint(name, server, served, arm, suite.sampling))
         place = {
             "server": name if several else None,
             "suite": suite.name,
@@ -206,7 +215,8 @@ def _running(name: str, server: ServerOf, say: Say) -> Iterator[tuple[Endpoint, 
     """The server and what is known of it; one to start is stopped at the end."""
     try:
         if server.base_url is not None:
-            endpoint = Endpoint(server.base_url.rstrip("/").removesuffix("/v1"))
+            url = server.base_url.rstrip("/").removesuffix("/v1")
+            endpoint = Endpoint(url, os.environ.get(KEY_VARIABLE))
             yield endpoint, _about(endpoint, server)
             return
         assert server.serve is not None
@@ -218,7 +228,8 @@ def _running(name: str, server: ServerOf, say: Say) -> Iterator[tuple[Endpoint, 
         with Server(place, flags=flags, plugin=server.plugin) as started:
             yield started, _about(started, server)
     except ServerError as error:
-        raise SuiteError(f"server {name!r}: {error}") from error
+        key = f"; its key is read from {KEY_VARIABLE}" if "HTTP 401" in str(error) else ""
+        raise SuiteError(f"server {name!r}: {error}{key}") from error
 
 
 def _gpu(endpoint: Endpoint) -> str | None:
@@ -230,9 +241,15 @@ def _gpu(endpoint: Endpoint) -> str | None:
     return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else endpoint.device
 
 
-def fingerprint(server: str, model: str, arm: dict[str, Any], sampling: Sampling) -> str:
-    """Changes with anything an arm's answers depend on, as far as it is known here."""
-    told = [server, model, arm, sampling.model_dump()]
+def fingerprint(
+    name: str, server: ServerOf, model: str, arm: dict[str, Any], sampling: Sampling
+) -> str:
+    """Changes with what an arm's answers depend on, as far as it is known here: of a server to
+    start with its model and plugin too. Flags are no part of it, since a run that ended for want
+    of memory is to go on with others."""
+    told: list[Any] = [name, model, arm, sampling.model_dump()]
+    if server.serve is not None:
+        told.append([server.serve, server.plugin])
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -58,6 +58,7 @@ class Arm:
     """Runs under one condition.
 
     Attributes:
+        planned: how many runs there are to be; more than ``runs`` where a run was stopped.
         about: what the log says of model, server, prompt, data and sampling.
     """
 
@@ -68,6 +69,7 @@ class Arm:
     model: str
     runs: tuple[Run, ...]
     about: dict[str, Any]
+    planned: int = 0
 
     def grouped(self, value: Callable[[Run], Value]) -> dict[str, list[Value]]:
         """``value`` of every run, by question, in the order of epochs."""
@@ -86,15 +88,20 @@ class Arm:
         return str(self.about.get("fingerprint") or "")
 
     @property
-    def expected(self) -> int:
-        """How many runs it has when it is whole; 0 where the log does not say."""
-        asked = (self.about.get("data") or {}).get("questions", 0)
-        return int(asked) * int(self.about.get("epochs") or 1)
+    def not_asked(self) -> int:
+        """Runs that are missing because the suite was stopped before them."""
+        return max(self.planned - len(self.runs), 0)
 
     @property
     def answered(self) -> list[Run]:
         """Runs that have figures."""
         return [run for run in self.runs if run.outcome in ("answered", "cut")]
+
+
+def shortened(message: str, most: int = 160) -> str:
+    """A message in one line."""
+    line = " ".join(message.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def read_arms(folder: Path) -> list[Arm]:
@@ -168,10 +175,14 @@ def _difference(arm: Arm, arms: list[Arm]) -> str:
     asked = [other.about["task_args"] for other in arms if other.name == arm.name]
     names = sorted({name for one in asked for name in one})
     return ", ".join(
-        f"{name} {arm.about['task_args'].get(name)}"
+        f"{name} {_short(arm.about['task_args'].get(name), name)}"
         for name in names
         if any(one.get(name) != asked[0].get(name) for one in asked)
     )
+
+
+def _short(value: Any, name: str) -> Any:
+    return Path(value).name if name == "data" and value else value
 
 
 def read_note(folder: Path) -> dict[str, list[str]] | None:
@@ -207,7 +218,8 @@ def _arm(log: EvalLog) -> Arm | None:
         "task_args": spec.task_args,
     }
     runs = tuple(_run(sample) for sample in log.samples)
-    return Arm(name, task, mode, budget, model, runs, about)
+    planned = len(spec.dataset.sample_ids or []) * (spec.config.epochs or 1)
+    return Arm(name, task, mode, budget, model, runs, about, planned)
 
 
 def _sampling(log: EvalLog) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from .tasks import TASKS, Mode
 
+#: Flags that a server to start gets from the run.
+_TAKEN = ("--model-path", "--model", "--host", "--port", "--plugin", "--api-key")
+
 
 class SuiteError(ValueError):
     """A suite that cannot be run; the message says which field of which file, and why."""
@@ -51,6 +54,8 @@ class ServerOf(_Strict):
     a name on the Hub, or ``machines`` or ``sums`` for the models that ship).
 
     Attributes:
+        flags: of a server to start; of one that runs they are for the report alone.
+        plugin: whether it has the plugin; one to start is started accordingly.
         model: the served name, where the server has several.
         gpu, revision: what the report is to say of a server that does not say it itself.
     """
@@ -192,11 +197,24 @@ def _check(suite: Suite, path: Path) -> None:
     for name, server in suite.servers.items():
         if (server.base_url is None) == (server.serve is None):
             raise SuiteError(f"{path}, servers.{name}: give base_url or serve, one of the two")
+        taken = [flag for flag in server.flags if flag.partition("=")[0] in _TAKEN]
+        if server.serve is not None and taken:
+            raise SuiteError(
+                f"{path}, servers.{name}.flags: {taken[0].partition('=')[0]} is chosen by the run; "
+                "for one of your own start the server yourself and give its base_url"
+            )
+    first = next(iter(suite.servers))
     for number, arm in enumerate(suite.arms):
         if arm.server is not None and arm.server not in suite.servers:
             known = ", ".join(suite.servers)
             raise SuiteError(
                 f"{path}, arms.{number}.server: no server {arm.server!r}; there are {known}"
+            )
+        forking = [mode for mode in arm.modes if mode != "off"]
+        if forking and any(arm.budgets) and not suite.servers[arm.server or first].plugin:
+            raise SuiteError(
+                f"{path}, arms.{number}.budgets: a server without the plugin keeps none in mode "
+                f"{forking[0]}; ask it in mode off"
             )
     for name in suite.servers:
         arms = suite.of_server(name)

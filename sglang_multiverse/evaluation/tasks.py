@@ -50,8 +50,9 @@ def ending(mode: Mode) -> str:
     return MULTIVERSE.parallel_prompt if mode == "parallel" else MULTIVERSE.sequential_prompt
 
 
-#: Told of every answer, and whether there was none.
-listeners: list[Callable[[bool], None]] = []
+#: Told of every question that was asked: None of an answer, else why there is none and whether the
+#: server refused it for good.
+listeners: list[Callable[[tuple[str, bool] | None], None]] = []
 
 
 @solver
@@ -73,18 +74,23 @@ def ask(mode: Mode, budget: int | None, seed: int, max_tokens: int | None) -> So
             given["max_tokens"] = longest
         requests: list[str] = []
         before = sent.set(requests)
-        failed = True
         try:
             state = await generate(state, **given)
-            failed = state.output.error is not None
-            return state
+        except Exception as error:
+            _tell((str(error) or type(error).__name__, False))
+            raise
         finally:
             sent.reset(before)
             state.metadata["retries"] = max(len(requests) - 1, 0)
-            for told in listeners:
-                told(failed)
+        _tell((state.output.error, True) if state.output.error else None)
+        return state
 
     return solve
+
+
+def _tell(why: tuple[str, bool] | None) -> None:
+    for told in listeners:
+        told(why)
 
 
 def seed_of(seed: int, question: str, epoch: int) -> int:
@@ -176,6 +182,14 @@ def _gpqa(data: str | None) -> Questions:
     return sources.gpqa(data, CHOICE)
 
 
+def _own(data: str | None) -> Questions:
+    if data is None:
+        raise sources.QuestionsError(
+            "own needs data: a JSONL file with question and answer, or a dataset on the Hub"
+        )
+    return sources.from_rows(data, BOXED)
+
+
 aime24 = _named("aime24", "The 30 questions of AIME 2024.", _boxed("aime24"))
 aime25 = _named("aime25", "The 30 questions of AIME 2025.", _boxed("aime25"))
 math500 = _named("math500", "MATH-500.", _boxed("math500"))
@@ -190,6 +204,7 @@ ifeval = _named(
     lambda data: sources.ifeval(data or HUB["ifeval"]),
     instructions,
 )
+own = _named("own", "Questions of mathematics from a file or dataset that ``data`` names.", _own)
 
 
 @task
@@ -209,7 +224,7 @@ def tiny(
 
 
 #: By name.
-TASKS = {one.__name__: one for one in (aime24, aime25, math500, gpqa_diamond, ifeval, tiny)}
+TASKS = {one.__name__: one for one in (aime24, aime25, math500, gpqa_diamond, ifeval, own, tiny)}
 
 
 def _given(arguments: dict[str, Any]) -> dict[str, Any]:

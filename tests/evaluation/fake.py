@@ -11,20 +11,30 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from sglang_multiverse.dialect import MULTIVERSE
+from sglang_multiverse.evaluation.tasks import BOXED
 from sglang_multiverse.tiny import machines
 
+#: Fields that a strict server knows.
+OPENAI = {"model", "messages", "max_tokens", "temperature", "top_p", "seed", "stop"}
 #: What is done with the n-th request, from 0: None answers it.
 Fault = Callable[[int], int | None]
 
 
 class Fake:
-    """Requests that came, and what the server is to do."""
+    """Requests that came, and what the server is to do.
+
+    Attributes:
+        delay: seconds before each answer.
+        key: one that each request has to bring, where there is one.
+        strict: whether fields are refused that OpenAI's interface has not.
+    """
 
     def __init__(self, wrong: Callable[[dict[str, Any]], bool], fault: Fault):
         self.wrong, self.fault = wrong, fault
         self.requests: list[dict[str, Any]] = []
         self.lock = threading.Lock()
         self.url, self.delay = "", 0.0
+        self.key, self.strict = "", False
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         asked = body["messages"][-1]["content"]
@@ -32,6 +42,8 @@ class Fake:
         question = machines.understand(
             asked.removesuffix(MULTIVERSE.parallel_prompt)
             .removesuffix(MULTIVERSE.sequential_prompt)
+            .strip()
+            .removesuffix(BOXED)
             .strip()
         )
         text = machines.solution(question, "parallel" if parallel else "sequential")
@@ -69,7 +81,9 @@ def serving(
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path == "/v1/models":
+            if fake.key and self.headers["Authorization"] != f"Bearer {fake.key}":
+                self.say(401, {"error": {"message": "no key"}})
+            elif self.path == "/v1/models":
                 self.say(200, {"data": [{"id": "fake"}]})
             else:
                 self.say(200, {"version": "0.0", "model_path": "/fake", "device": "none"})
@@ -81,7 +95,12 @@ def serving(
                 fake.requests.append(body)
             time.sleep(fake.delay)
             status = fake.fault(number)
-            if status is not None:
+            if fake.key and self.headers["Authorization"] != f"Bearer {fake.key}":
+                status = 401
+            if fake.strict and (unknown := sorted(set(body) - OPENAI)):
+                said = f"Unrecognized request arguments supplied: {', '.join(unknown)}"
+                self.say(400, {"error": {"message": said}})
+            elif status is not None:
                 self.say(status, {"error": {"message": f"fault {status}"}})
             else:
                 self.say(200, fake.answer(body))

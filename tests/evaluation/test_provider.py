@@ -75,6 +75,45 @@ def test_an_answer_with_all_that_the_server_says_of_it() -> None:
     assert call.response == ANSWER
 
 
+def test_the_key_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MULTIVERSE_API_KEY", "k")
+    _, _, request, _ = ask(httpx.Response(200, json=ANSWER))
+    assert request.headers["authorization"] == "Bearer k"
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_fields_of_our_own_are_left_out_where_the_server_refuses_them(status: int) -> None:
+    seen: list[dict[str, object]] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(json.loads(request.content))
+        if "return_meta_info" in seen[-1]:
+            return httpx.Response(status, text="return_meta_info: extra fields not permitted")
+        return httpx.Response(200, json=ANSWER)
+
+    def ask_once(**extra: object) -> ModelOutput:
+        config = GenerateConfig(seed=1, extra_body=extra or None)
+        output, _ = asyncio.run(api.generate([ChatMessageUser(content="1?")], [], "auto", config))  # type: ignore[misc]
+        assert isinstance(output, ModelOutput)
+        return output
+
+    api = Multiverse("m", transport=httpx.MockTransport(handle))
+    bounded = {"custom_params": {"multiverse": {"max_critical_path": 9}}}
+    assert str(ask_once(**bounded).error).startswith(f"HTTP {status}"), "a budget is not dropped"
+    assert len(seen) == 1
+    assert ask_once(custom_params={"multiverse": False}).completion.endswith("Answer: 1")
+    assert ask_once().completion.endswith("Answer: 1")
+    assert len(seen) == 4, "the second is not sent twice"
+    assert set(seen[-1]) == {"model", "messages", "seed"}
+
+
+def test_an_echo_of_the_request_does_not_lose_the_figures() -> None:
+    """A refusal for another reason, that names our fields only as it quotes the request."""
+    output, _, _, api = ask(httpx.Response(422, text='{"input": {"return_meta_info": true}}'))
+    assert output.error
+    assert not api._plain
+
+
 @pytest.mark.parametrize(
     ("reason", "stop"),
     [("length", "max_tokens"), ("abort", "unknown"), (None, "unknown"), ("stop", "stop")],

@@ -26,7 +26,7 @@ from sglang_multiverse.dialect import MULTIVERSE
 from sglang_multiverse.evaluation import report, running
 from sglang_multiverse.evaluation.publishing import WITHHELD, publish
 from sglang_multiverse.evaluation.runs import LogsError, log_files, read_arms, read_log
-from sglang_multiverse.evaluation.suite import Suite, SuiteError, load
+from sglang_multiverse.evaluation.suite import Sampling, ServerOf, Suite, SuiteError, load
 from sglang_multiverse.tiny import machines
 
 from .fake import serving
@@ -90,6 +90,7 @@ def test_a_whole_run_and_its_report(tmp_path: Path) -> None:
     assert head["server"]["model_path"] == "/fake"
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| tiny parallel |" in text
+    assert "- **limits**: max_tokens 2400, seed 0" in text
     for line in text.splitlines():
         if line.startswith("!["):
             assert (tmp_path / "out" / line.partition("(")[2].rstrip(")")).stat().st_size > 1000
@@ -113,6 +114,29 @@ def test_a_changed_suite_is_asked_anew_and_reported_alone(tmp_path: Path) -> Non
         assert asked() == (0, [3]), "the first again: nothing to ask, and its own report"
         (arm,) = read_arms(tmp_path / "logs")
         assert arm.about["sampling"] == {}
+
+
+def test_arms_that_differ_in_data_or_limits_alone_are_reported_apart(tmp_path: Path) -> None:
+    row = {"question": str(next(machines.questions(3, "test"))), "answer": "1"}
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row))
+    arms: list[dict[str, Any]] = [
+        {"task": "own", "data": "a.jsonl"},
+        {"task": "own", "data": "b.jsonl"},
+        {"task": "tiny", "limit": 1},
+        {"task": "tiny", "limit": 1, "max_tokens": 100},
+        {"task": "tiny", "limit": 1, "modes": ["off"]},
+    ]
+    with serving() as fake:
+        assert running.run(suite_of(tmp_path, fake.url, arms=arms), tmp_path / "logs", quiet)
+        assert len(fake.requests) == 5
+    assert [arm.name for arm in read_arms(tmp_path / "logs")] == [
+        "own parallel data a.jsonl",
+        "own parallel data b.jsonl",
+        "tiny parallel max_tokens 2400",
+        "tiny parallel max_tokens 100",
+        "tiny off",
+    ]
 
 
 def test_questions_that_changed_under_their_name_are_not_mixed(tmp_path: Path) -> None:
@@ -242,6 +266,14 @@ def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path: Path) -> None:
         assert process.returncode == 1
         assert b"stopped; the same command goes on from here" in said
         assert b"Traceback" not in said and out == b""
+        assert b"without an answer" not in said, "what was in flight did not fail"
+        report.write(tmp_path / "out" / "logs", tmp_path / "cut")
+        text = (tmp_path / "cut" / "report.md").read_text()
+        (row,) = json.loads((tmp_path / "cut" / "report.json").read_text())["arms"]
+        assert row["not_asked"] > 0
+        assert row["answered"] + row["errors"] + row["not_asked"] == 30
+        assert f"{30 - row['answered']} runs have no answer yet" in text
+        assert f"{row['not_asked']} were not asked" in text
         fake.delay, first = 0.0, len(fake.requests)
         heard: list[str] = []
         suite = load(tmp_path / "suite.yaml")
@@ -272,6 +304,55 @@ def test_why_there_is_no_answer_is_said(tmp_path: Path) -> None:
         assert not running.run(suite, tmp_path / "logs", said.append)
     assert said[-1].startswith("one: instead of an answer, most often: ")
     assert "HTTP 401: fault 401" in said[-1]
+
+
+def test_a_server_that_takes_openais_fields_alone(tmp_path: Path) -> None:
+    arms = [{"task": "tiny", "modes": ["sequential", "off"], "budgets": [None, 64], "limit": 4}]
+    with serving() as fake:
+        fake.strict = True
+        suite = suite_of(tmp_path, fake.url, arms=arms, connections=1)
+        heard: list[str] = []
+        assert running.run(suite, tmp_path / "logs", heard.append)
+    plain = [body for body in fake.requests if "return_meta_info" not in body]
+    assert len(plain) == 12, "but for the budget of the critical path, which it cannot keep"
+    found = report.write(tmp_path / "logs", tmp_path / "out")
+    assert [(arm["answered"], arm["refused"]) for arm in found["arms"]] == [
+        (4, 0), (0, 4), (4, 0), (4, 0)
+    ]  # fmt: skip
+    (said,) = found["arms"][1]["reasons"]
+    assert "HTTP 400: Unrecognized request arguments supplied: custom_params" in said
+    assert (
+        f"- tiny sequential budget 64, 4 ×: `{said}`"
+        in (tmp_path / "out" / "report.md").read_text()
+    )
+    assert "4 refused (last: HTTP 400: Unrecognized" in heard[-1]
+
+
+def test_a_server_that_asks_for_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MULTIVERSE_API_KEY", raising=False)
+    with serving() as fake:
+        fake.key = "k"
+        suite = suite_of(tmp_path, fake.url)
+        with pytest.raises(SuiteError, match=r"401.*read from MULTIVERSE_API_KEY"):
+            running.run(suite, tmp_path / "logs", quiet)
+        monkeypatch.setenv("MULTIVERSE_API_KEY", "k")
+        assert running.run(suite, tmp_path / "logs", quiet)
+    (arm, _) = read_arms(tmp_path / "logs")
+    assert arm.about["server_info"]["model_path"] == "/fake"
+    assert "Bearer" not in (tmp_path / "logs" / "suite.json").read_text()
+
+
+def test_another_model_under_the_same_name_is_asked_anew() -> None:
+    arm = {"task": "tiny", "mode": "parallel"}
+
+    def print_of(**server: Any) -> str:
+        return running.fingerprint("mv", ServerOf(**server), "mv", arm, Sampling())
+
+    one = print_of(serve="models/a")
+    assert print_of(serve="models/b") != one
+    assert print_of(serve="models/a", plugin=False) != one
+    assert print_of(serve="models/a", flags=["--mem-fraction-static", "0.7"]) == one
+    assert print_of(base_url="http://h:1") == print_of(base_url="http://h:2")
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
@@ -321,7 +402,7 @@ def test_a_report_of_half_a_run_says_so(tmp_path: Path) -> None:
     with serving() as fake:
         arms = [{"task": "tiny", "limit": 3}]
         assert running.run(suite_of(tmp_path, fake.url, arms=arms, epochs=2), logs, quiet)
-    said = "runs were not asked yet"
+    said = "runs have no answer yet**: 4 were not asked"
     report.write(logs, tmp_path)
     assert said not in (tmp_path / "report.md").read_text()
     (path,) = log_files(logs)
@@ -329,7 +410,7 @@ def test_a_report_of_half_a_run_says_so(tmp_path: Path) -> None:
     log.samples = (log.samples or [])[:2]
     write_eval_log(log, str(path))
     assert report.write(logs, tmp_path)["arms"][0]["not_asked"] == 4
-    assert f"**4 {said}**" in (tmp_path / "report.md").read_text()
+    assert f"**4 {said}" in (tmp_path / "report.md").read_text()
 
 
 def test_a_damaged_log_is_named_and_the_others_go_on_without_it(tmp_path: Path) -> None:

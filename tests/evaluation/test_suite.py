@@ -60,6 +60,8 @@ def test_arms_are_modes_times_budgets(tmp_path: Path) -> None:
         ("temperature: 0.6", "temperature: -1", "sampling.temperature"),
         ("server: ar", "server: xx", "arms.1.server: no server 'xx'; there are mv, ar"),
         ('{base_url: "http://h:2", plugin: false}', "{plugin: false}", "servers.ar: give base_url"),
+        ('base_url: "http://h:1", flags: [--tp, 8]', "serve: m, flags: [--port=8]", "--port is"),
+        ("modes: [off], ", "budgets: [64], ", "arms.1.budgets: .*without the plugin"),
         ("arms:", "arms: []\nx:", "arms"),
         ("name: both", "name: [", "suite.yaml"),
         ("name: both", "name: " + "[" * 10_000, "suite.yaml"),
@@ -190,6 +192,8 @@ def test_another_file_than_the_published_one_is_refused(tmp_path: Path) -> None:
         questions.gpqa(str(tmp_path / "none.csv"))
     with pytest.raises(questions.QuestionsError, match="needs data"):
         TASKS["gpqa_diamond"]()
+    with pytest.raises(questions.QuestionsError, match="own needs data"):
+        TASKS["own"]()
 
 
 def test_choices_are_shuffled_the_same_each_time(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ class Size:
         batch: texts of a step, in stage 1 and in stage 2.
         every: steps between exams, in stage 1 and in stage 2.
         exam, served, timed: questions, those to be served for each seed.
+        few: questions that show what becomes of a model that is served as it was not trained.
         longest: tokens of an answer, above which it is cut.
     """
 
@@ -85,7 +86,8 @@ class Size:
     every: tuple[int, int] = (300, 120)
     exam: int = 48
     served: int = 135
-    timed: int = 24
+    timed: int = 12
+    few: int = 24
     longest: int = 2600
     seeds: tuple[int, ...] = (0, 1, 2)
     rates: tuple[float, ...] = (1e-2, 3e-3)
@@ -101,6 +103,7 @@ PILOT = Size(
     exam=3,
     served=6,
     timed=3,
+    few=3,
     longest=200,
     seeds=(0,),
 )
@@ -359,16 +362,17 @@ def serve(out: Path, size: Size, asker: Asker, *, one_at_a_time: bool) -> None:
         kept = out / job.name / name
         rows = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []
         modes = [one for one in served_as(job, size) if one[1] not in [r["forking"] for r in rows]]
+        if one_at_a_time:  # what is served as it was not trained takes long and says little
+            modes = [one for one in modes if job.arm != "no-mask" or not one[1]]
         if not modes or (one_at_a_time and job.seed != size.seeds[0]):
             continue
         asker.load(job)
         for mode, forking in modes:
             if one_at_a_time:
                 asked = unseen(TIMING, size.timed)
-            else:
-                asked = unseen(SERVING + job.seed, size.served)
-            if job.arm == "no-mask" and forking:  # writes on and on: a few show it
-                asked = unseen(SERVING + job.seed, size.timed)
+            else:  # the first writes on and on: a few show it
+                few = job.arm == "no-mask" and forking
+                asked = unseen(SERVING + job.seed, size.few if few else size.served)
             with ThreadPoolExecutor(workers) as pool:
                 answers = list(pool.map(lambda q, m=mode, f=forking: asker.ask(q, m, f), asked))
             rows.append({"forking": forking, "answers": answers})

@@ -14,7 +14,7 @@ def command(context: typer.Context) -> None:
 
     `--config NAME_OR_FILE` chooses a recipe (tiny, math) or a YAML file; every field of it, and of
     TRL's GRPOConfig and ModelConfig, may follow as a flag. `--help` lists them. Without anything
-    the tiny model learns to fork, on a CPU.
+    the tiny model is trained on a CPU, to fork or not to.
     """
     need("train", "trl", "torch", "transformers", "datasets", "peft", "httpx")
     _check(context.args)

@@ -29,14 +29,18 @@ def correct(answers: Answers) -> float:
 
 
 def interval(values: list[float]) -> str:
-    """Mean over seeds and its 95 % interval (Student's t)."""
-    mean = statistics.mean(values)
+    """Half the 95 % interval of a mean over seeds (Student's t)."""
     if len(values) < 2:
-        return f"{mean:.1f}"
+        return ""
     # Quantiles of Student's t at 97.5 % for one to four degrees of freedom.
     t = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}[len(values)]
-    half = t * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.1f} ± {half:.1f}"
+    return f"± {t * statistics.stdev(values) / math.sqrt(len(values)):.1f}"
+
+
+def by_seed(values: list[float]) -> str:
+    """The mean, and in brackets the value of each seed."""
+    each = f" ({' '.join(f'{one:.0f}' for one in values)})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{each}"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -64,13 +68,15 @@ def accuracy(served: list[dict[str, Any]]) -> str:
         rows.append(
             [
                 name,
+                by_seed([correct(run) for run in runs]),
                 interval([correct(run) for run in runs]),
                 f"{mean('tokens'):.0f}",
                 f"{mean('critical_path'):.0f}",
                 f"{mean('forward_steps'):.0f}",
             ]
         )
-    return table(["model", "right, %", "tokens", "critical path", "forward steps"], rows)
+    head = ["model", "right, % (by seed)", "", "tokens", "critical path", "forward steps"]
+    return table(head, rows)
 
 
 def by_size(served: list[dict[str, Any]]) -> str:
@@ -132,15 +138,15 @@ def exams(trained: list[dict[str, Any]]) -> dict[tuple[str, float], dict[int, li
 def learning(trained: list[dict[str, Any]]) -> str:
     curves = exams(trained)
     stage_2 = {key: curve for key, curve in curves.items() if key[0] != "first"}
-    steps = sorted({step for curve in stage_2.values() for step in curve})
+    steps = sorted({step for curve in stage_2.values() for step in curve})[1::2]
     rows = [
         [
             f"{NAMES[arm, True]}, rate {rate:g}",
-            *(interval(curve[step]) if step in curve else "" for step in steps),
+            *(by_seed(curve[step]) if step in curve else "" for step in steps),
         ]
         for (arm, rate), curve in sorted(stage_2.items())
     ]
-    return table(["word for word, %", *(f"step {step}" for step in steps)], rows)
+    return table(["word for word, % (by seed)", *(f"step {step}" for step in steps)], rows)
 
 
 def seconds(timed: list[dict[str, Any]]) -> str:

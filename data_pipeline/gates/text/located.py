@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 from sglang_multiverse import structure
@@ -91,8 +92,9 @@ class Located:
         return self.text[slice(*span)]
 
 
+@lru_cache(maxsize=64)
 def locate(text: str, spec: DialectSpec = MULTIVERSE) -> Located:
-    """The tree of ``text``. Never raises."""
+    """The tree of ``text``. Never raises. Several gates ask for the same, one after another."""
     lexed = lex(text, spec)
     at = list(accumulate(map(len, lexed.pieces), initial=0))
     trace = structure.parse(lexed.ids, lexed.dialect)

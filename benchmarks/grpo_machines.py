@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from sglang_multiverse.tiny import MACHINES_DIR
-from sglang_multiverse.tiny.machines import questions
+from sglang_multiverse.tiny.machines import answered, questions
+from sglang_multiverse.training.grpo.rewards.functions import texts_of
 
 #: Critical path, in tokens, that earns no latency reward: that of a long sequential answer.
 BUDGET = 450
@@ -33,12 +34,8 @@ OPTIONS = """
 
 def right(completions: list[Any], answer: list[str], **kwargs: Any) -> list[float]:
     """1.0 where the last ``Answer:`` is the one wanted."""
-    texts = [one if isinstance(one, str) else one[-1]["content"] for one in completions]
-    said = [text.rpartition("Answer:")[2].split("<|im_end|>")[0] for text in texts]
-    return [
-        float(" ".join(one.split()).rstrip(".") == wanted)
-        for one, wanted in zip(said, answer, strict=True)
-    ]
+    texts = texts_of(completions)
+    return [float(answered(text) == one) for text, one in zip(texts, answer, strict=True)]
 
 
 def main() -> None:
@@ -55,12 +52,13 @@ def main() -> None:
     ]
     file.write_text("\n".join(rows) + "\n", encoding="utf-8")
     for seed in options.seeds:
-        command = ["multiverse", "grpo", "--config", "math", "--model", str(MACHINES_DIR)]
+        command = [sys.executable, "-m", "sglang_multiverse.cli", "grpo", "--config", "math"]
+        command += ["--model", str(MACHINES_DIR)]
         command += ["--dataset_name", str(file), "--ending", "Think step by step and in parallel."]
         command += ["--reward", f"{__file__}:right", *OPTIONS.split()]
         command += ["--latency_budget", str(BUDGET), "--seed", str(seed)]
         command += ["--max_steps", str(options.steps), "--out", str(options.out / str(seed))]
-        subprocess.run([sys.executable, "-m", "sglang_multiverse.cli", *command[1:]], check=True)
+        subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

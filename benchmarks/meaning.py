@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +44,35 @@ def cases(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+class Tally:
+    """Findings by kind of case: faults, doubts, all."""
+
+    def __init__(self) -> None:
+        self.counts: Counts = {}
+
+    def add(self, kind: str, *, fault: bool, doubt: bool = False) -> None:
+        faults, doubts, whole = self.counts.get(kind, (0, 0, 0))
+        self.counts[kind] = faults + fault, doubts + (doubt and not fault), whole + 1
+
+    def add_codes(self, kind: str, findings: list[Any]) -> None:
+        """Count a case as a fault where one of its findings is, as a doubt where all are."""
+        codes = {finding.code for finding in findings}
+        self.add(kind, fault=bool(codes - DOUBTFUL), doubt=bool(codes))
+
+    def sorted(self) -> Counts:
+        return dict(sorted(self.counts.items()))
+
+
 def rewritings(name: str) -> tuple[Counts, list[str]]:
     """Of each kind of rewriting, conclusion and outline how many are found fault with."""
-    found: Counter[str] = Counter()
-    doubt: Counter[str] = Counter()
-    whole: Counter[str] = Counter()
+    tally = Tally()
     wrong = []
 
     def count(kind: str, case: str, findings: list[Any], ends: bool = False) -> None:
-        codes = {finding.code for finding in findings}
-        whole[kind] += 1
-        found[kind] += bool(codes - DOUBTFUL) and not ends
-        doubt[kind] += bool(codes) and (codes <= DOUBTFUL or ends)
+        if ends:
+            tally.add(kind, fault=False, doubt=bool(findings))
+        else:
+            tally.add_codes(kind, findings)
         if bool(findings) != kind.startswith(("dishonest", "false", "nonsense")):
             wrong.append(f"{case} {kind}: {'; '.join(f.message for f in findings) or 'passes'}")
 
@@ -70,25 +86,23 @@ def rewritings(name: str) -> tuple[Counts, list[str]]:
             count(kind.replace("_", " "), row["id"], check_concluded(source, row[kind]), ends=True)
         for kind in ("outline", "nonsense_outline"):
             count(kind.replace("_", " "), row["id"], check_outlined(row[kind], source), ends=True)
-    return {kind: (found[kind], doubt[kind], whole[kind]) for kind in whole}, wrong
+    return tally.counts, wrong
 
 
 def blocks() -> tuple[Counts, list[str]]:
     """Of each kind of block how many are found dependent."""
-    found: Counter[str] = Counter()
-    whole: Counter[str] = Counter()
+    tally = Tally()
     wrong = []
     for row in cases("blocks"):
         located = locate(f"{row['trunk'].rstrip()}\n{row['block']}")
         findings = check_independence(located, CURATION) + check_borrowed(located, row["question"])
         kind = f"{'dependent' if row['dependent'] else 'independent'}: {row['kind']}"
-        whole[kind] += 1
-        found[kind] += bool(findings)
+        tally.add(kind, fault=bool(findings))
         if bool(findings) != row["dependent"]:
             wrong.append(
                 f"{row['id']} {kind}: {'; '.join(f.message for f in findings) or 'passes'}"
             )
-    return {kind: (found[kind], 0, whole[kind]) for kind in sorted(whole)}, wrong
+    return tally.sorted(), wrong
 
 
 def judged() -> tuple[Counts, Counts]:
@@ -109,12 +123,10 @@ def judged() -> tuple[Counts, Counts]:
 
 
 def _faulted(verdicts: list[tuple[str, list[str]]]) -> Counts:
-    found: Counter[str] = Counter()
-    whole: Counter[str] = Counter()
+    tally = Tally()
     for kind, said in verdicts:
-        whole[kind] += 1
-        found[kind] += any(not is_fine(one) for one in said)
-    return {kind: (found[kind], 0, whole[kind]) for kind in sorted(whole)}
+        tally.add(kind, fault=any(not is_fine(one) for one in said))
+    return tally.sorted()
 
 
 def outputs(file: Path) -> list[Located]:
@@ -123,20 +135,15 @@ def outputs(file: Path) -> list[Located]:
 
 
 def changes(texts: list[Located], most: int) -> Counts:
-    """Of each kind of change to real paths how many are found fault with; one path of a text, and
-    each of them in a block, which counts once."""
-    found: Counter[str] = Counter()
-    doubt: Counter[str] = Counter()
-    whole: Counter[str] = Counter()
+    """Of each kind of change to ``most`` real paths, one path at a time, how many are found fault
+    with."""
+    tally = Tally()
     paths = [text.at(path.inner) for text in texts for block in text.walk() for path in block.paths]
     paths = [path.strip() for path in paths if len(path) > 200 and "<" not in path]
     for path in paths[:: max(len(paths) // most, 1)][:most]:
         for kind, changed in mutants(path).items():
-            codes = {one.code for one in check_faithful(path, changed)}
-            whole[kind] += 1
-            found[kind] += bool(codes - DOUBTFUL)
-            doubt[kind] += bool(codes) and codes <= DOUBTFUL
-    return {kind: (found[kind], doubt[kind], whole[kind]) for kind in sorted(whole)}
+            tally.add_codes(kind, check_faithful(path, changed))
+    return tally.sorted()
 
 
 def ends(texts: list[Located]) -> tuple[int, int]:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
 import openai
-import stamina
 
 from .batch_file import URL, WINDOW
 from .completion import GarbledReply
 from .refused import Refused
-from .transport import Endpoint, TransportError, client_of, failed, retried
+from .transport import Endpoint, TransportError, client_of, failed, retried, tries_of
 
 Value = TypeVar("Value")
 
@@ -186,14 +185,7 @@ class BatchApi:
         address that is not there is an id that is not there."""
         endpoint, tries = self.endpoint, 0
         try:
-            async for attempt in stamina.retry_context(
-                on=lambda error: retried(error, endpoint),
-                attempts=endpoint.attempts,
-                timeout=None,
-                wait_initial=endpoint.wait_initial,
-                wait_max=endpoint.wait_max,
-                wait_jitter=endpoint.wait_initial,
-            ):
+            async for attempt in tries_of(endpoint, lambda error: retried(error, endpoint)):
                 with attempt:
                     tries += 1
                     return await self._once(ask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,13 +121,8 @@ class Transport:
         assert task is not None
         self._waiting.add(task)
         try:
-            async for attempt in stamina.retry_context(
-                on=lambda error: not self._ending and retried(error, endpoint),
-                attempts=endpoint.attempts,
-                timeout=None,
-                wait_initial=endpoint.wait_initial,
-                wait_max=endpoint.wait_max,
-                wait_jitter=endpoint.wait_initial,
+            async for attempt in tries_of(
+                endpoint, lambda error: not self._ending and retried(error, endpoint)
             ):
                 with attempt:
                     tries += 1
@@ -213,6 +208,21 @@ def body_of(call: Call, endpoint: Endpoint) -> dict[str, Any]:
     # anything else.
     extra["messages"] = [{"role": m.role, "content": m.content} for m in call.messages]
     return {"model": call.model, "messages": [], **fields, "extra_body": extra}
+
+
+def tries_of(
+    endpoint: Endpoint, again: Callable[[Exception], bool | float]
+) -> AsyncIterator[stamina.Attempt]:
+    """As many attempts at a request as the endpoint allows, with its waits between them; ``again``
+    says after an error whether there is another."""
+    return stamina.retry_context(
+        on=again,
+        attempts=endpoint.attempts,
+        timeout=None,
+        wait_initial=endpoint.wait_initial,
+        wait_max=endpoint.wait_max,
+        wait_jitter=endpoint.wait_initial,
+    )
 
 
 def retried(error: Exception, endpoint: Endpoint) -> bool | float:

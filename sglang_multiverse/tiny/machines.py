@@ -320,8 +320,13 @@ def _checked(run: Run) -> Run:
     return run
 
 
-def grade(text: str, question: Question) -> bool:
-    """Whether the last ``Answer:`` of ``text`` is right."""
+def answered(text: str) -> str | None:
+    """What the last ``Answer:`` of ``text`` says; None without one."""
     _, found, said = text.rpartition("Answer:")
     said = said.split("<|im_end|>")[0]
-    return bool(found) and " ".join(said.split()).rstrip(".") == question.answer
+    return " ".join(said.split()).rstrip(".") if found else None
+
+
+def grade(text: str, question: Question) -> bool:
+    """Whether the last ``Answer:`` of ``text`` is right."""
+    return answered(text) == question.answer

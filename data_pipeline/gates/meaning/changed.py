@@ -40,28 +40,28 @@ def changed(was: Group, now: Group, groups: Sequence[Pair]) -> Iterator[Finding]
             continue
         yield from _replaced(was, now, old, new)
         asks = any(one.asks for one in (*old, *new))  # the answer may be in the next
-        found = [*_denied(old, new), *_contrary(old, new)] if not asks else []
-        for one, other in _pieces(old, new):
-            if likeness(one, other) >= SURE and not asks:
-                found += [*_denied(one, other), *_contrary(one, other)]
-            if likeness(one, other) >= CLOSE:
+        pieces = _pieces(old, new)
+        found: list[Finding] = []
+        for one, other in [(old, new), *(pieces or ())]:
+            alike = likeness(one, other)
+            if alike >= SURE and not asks:
+                found += [*_denied(one, other, alike), *_contrary(one, other)]
+            if alike >= CLOSE and (pieces is None or one is not old):
                 found += _in_place(one, other)
         yield from {one.code: one for one in reversed(found)}.values()
 
 
-def _pieces(old: Group, new: Group) -> Iterator[Pair]:
-    """The clauses of two groups, matched."""
+def _pieces(old: Group, new: Group) -> list[Pair] | None:
+    """The clauses of two groups, matched; None where no sentence has more than one."""
     theirs, ours = ([piece for one in some for piece in one.clauses] for some in (old, new))
-    if len(theirs) > len(old) or len(ours) > len(new):
-        yield from align(theirs, ours)[2]
-    else:
-        yield old, new
+    if len(theirs) == len(old) and len(ours) == len(new):
+        return None
+    return align(theirs, ours)[2]
 
 
-def _denied(old: Group, new: Group) -> Iterator[Finding]:
-    """One denies what the other says, without any other negation; or both say nearly the same, and
-    one of them with a negation more."""
-    alike = likeness(old, new)
+def _denied(old: Group, new: Group, alike: float) -> Iterator[Finding]:
+    """One denies what the other says, without any other negation; or both say nearly the same
+    (``alike``), and one of them with a negation more."""
     for some, others in ((new, old), (old, new)):
         if any(one.negative for one in others):
             continue

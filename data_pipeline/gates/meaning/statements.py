@@ -190,8 +190,6 @@ _NEGATIVE = re.compile(
     r"|ir\w+|non\w*|in(?:valid|depend|equal|compat|consist)\w*|only|fewer|both|any)\b|n[’']t\b|≠|\\ne"
 )
 _NOT = re.compile(r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor)\b")
-
-
 #: Numbers that only count paragraphs.
 _LABELS = re.compile(
     r"^\s*(?:\d{1,2}[.):]|\(?[a-z0-9]\))\s+"
@@ -204,8 +202,7 @@ _CLAUSE = re.compile(
 )
 #: A clause that a sentence opens with, up to its comma.
 _OPENING = re.compile(r"(?:Since|Because|As|If|When|While|Although|Though|For|With)\b[^,;(]*,\s+")
-
-
+#: What denies whatever stands with it, each time it comes.
 _OUTRIGHT = re.compile(
     r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor|cannot|impossible|instead of"
     r"|rather than|in place of)\b|n't\b|\bnon-?(?=[a-z])|!="
@@ -365,17 +362,12 @@ class Statement:
         return found
 
     @_fact
-    def word_list(self) -> tuple[str, ...]:
-        """Stems of its words in order, those aside that only join or count."""
-        return tuple(
+    def words(self) -> frozenset[str]:
+        return frozenset(
             stem(word)
             for word in (found.lower() for found in _WORD.findall(self.plain))
             if word not in JOINING and word not in NUMBERS
         )
-
-    @_fact
-    def words(self) -> frozenset[str]:
-        return frozenset(self.word_list)
 
     @_fact
     def tokens(self) -> frozenset[str]:

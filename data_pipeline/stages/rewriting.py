@@ -42,7 +42,7 @@ from .payload import payload
 
 #: Sentences of the text after a block that the LLM is shown.
 AFTER = 3
-#: Doubts about a block that a judge is asked to settle; a block with more is written again.
+#: Doubts about what paths say that a judge is asked to settle; a block with more is written again.
 MOST_DOUBTS = 12
 
 #: A block, and what words leave doubtful in it.
@@ -148,7 +148,7 @@ def _in_place(
     if here is not None and recipe.gates.faithful and recipe.judge != "never":
         every = recipe.judge == "every"
         ends = check_ends(located, here, record.question, every=every)
-        doubts = [*doubts, *ends][-MOST_DOUBTS:]
+        doubts = [*doubts, *ends]
     return Reading((block, tuple(doubts)), findings, text, record.reference)
 
 

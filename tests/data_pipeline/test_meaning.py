@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.meaning import blocks, changes, outputs, rewritings
-from sglang_multiverse.data_pipeline.gates import check_borrowed
+from sglang_multiverse.data_pipeline.gates import check_borrowed, check_ends
 from sglang_multiverse.data_pipeline.gates.meaning.faithful import (
     check_concluded,
     check_faithful,
@@ -17,6 +17,8 @@ from sglang_multiverse.data_pipeline.gates.meaning.faithful import (
 )
 from sglang_multiverse.data_pipeline.gates.meaning.statements import plain, statements
 from sglang_multiverse.data_pipeline.gates.text.located import locate
+
+from .mutations import synthetic
 
 SOURCE = (
     "So the width is w and the length is w + 7. The area is 60, hence w(w + 7) = 60. "
@@ -180,3 +182,16 @@ def test_floors_on_the_labelled_blocks() -> None:
     assert sum(one[2] for one in dependent) == sum(one[2] for one in independent) == 110
     assert sum(found for found, *_ in dependent) >= 30
     assert sum(found for found, *_ in independent) <= 17
+
+
+def test_every_conclusion_is_doubted_where_asked_those_of_inner_blocks_too() -> None:
+    located = locate(synthetic(0))
+    conclusions = {one.conclusion.inner for one in located.walk() if one.conclusion}
+    assert len(conclusions) > len(located.blocks) > 0
+    doubted = {
+        finding.span
+        for block in located.blocks
+        for finding in check_ends(located, block, "", every=True)
+        if finding.message.startswith("the conclusion: ")
+    }
+    assert doubted == conclusions

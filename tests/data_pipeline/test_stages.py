@@ -9,6 +9,7 @@ import pytest
 from sglang_multiverse.data_pipeline.gates import CURATION, check_document
 from sglang_multiverse.data_pipeline.recipe import Recipe
 from sglang_multiverse.data_pipeline.record import Passage, Record, Rejection, item_id
+from sglang_multiverse.data_pipeline.stages import rewriting
 from sglang_multiverse.data_pipeline.stages.framing import read_frames
 from sglang_multiverse.data_pipeline.stages.payload import payload
 from sglang_multiverse.data_pipeline.teacher.cassette import Cassette, Replied, load, load_all
@@ -403,6 +404,7 @@ def doubted(*verdicts: str, sentence: str = "", conclusion: str = "", **recipe: 
     return drive(replace(clean, replies=replies), Recipe("teacher", **recipe))  # type: ignore[arg-type]
 
 
+TOWNS = ("Basel", "Bonn", "Genoa")
 INVENTED = "Both balls are to be blue. The weather was fine when Euler drew his urn."
 
 
@@ -416,6 +418,17 @@ def test_a_judge_settles_what_words_leave_doubtful() -> None:
     assert isinstance(faulted.result, Rejection)
     assert (faulted.result.stage, faulted.result.code) == ("rewrite", "judged-unfaithful")
     assert "no weather was spoken of" in faulted.result.message
+
+
+def test_a_judge_is_told_of_every_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewriting, "MOST_DOUBTS", len(TOWNS))  # and one more of the conclusion
+    many = " ".join(["Both balls are to be blue.", *(f"Rain falls on {town}." for town in TOWNS)])
+    false = "Two red balls have the chance 3/28, two blue ones 12/28."
+    driven = doubted(sentence=many, conclusion=false)
+    assert driven.asked[-1] == "doubts B1/1"
+    listed = driven.calls[-1].messages[1].content.split("doubts these places")[1]
+    assert all(f"Rain falls on {town}" in listed for town in TOWNS)
+    assert "the conclusion: no path comes to 12" in listed
 
 
 def test_without_a_judge_a_doubt_is_a_fault() -> None:

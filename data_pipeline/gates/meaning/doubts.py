@@ -33,15 +33,10 @@ def check_ends(
         every: doubt every conclusion, for words find little more than half of the false ones.
     """
     before = f"{question}\n{located.text[: block.span[0]]}"
-    findings = list(_ends(located, block, before))
-    if every and not any(one.message.startswith("the conclusion:") for one in findings):
-        message = "the conclusion: do the paths come to it?"
-        span = block.conclusion.inner if block.conclusion else block.span
-        findings.append(Finding("unchecked-conclusion", message, span, gate="faithful"))
-    return findings
+    return list(_ends(located, block, before, every))
 
 
-def _ends(located: Located, block: LocatedBlock, before: str) -> Iterator[Finding]:
+def _ends(located: Located, block: LocatedBlock, before: str, every: bool) -> Iterator[Finding]:
     said = [_own(located, path) for path in block.paths]
     for outline, path, own in zip(block.outlines, block.paths, said, strict=False):
         siblings = [other for other in said if other is not own]
@@ -51,11 +46,15 @@ def _ends(located: Located, block: LocatedBlock, before: str) -> Iterator[Findin
         whole = [_TAG.sub("", located.at(path.inner)) for path in block.paths]
         outlines = "\n".join(located.at(outline.inner) for outline in block.outlines)
         text = located.at(block.conclusion.inner)
-        for one in check_concluded(whole, text, context=f"{before}\n{outlines}"):
+        found = check_concluded(whole, text, context=f"{before}\n{outlines}")
+        if every and not found:
+            message = "do the paths come to it?"
+            found = [Finding("unchecked-conclusion", message, gate="faithful")]
+        for one in found:
             yield _of("the conclusion", block.conclusion, one)
     for path in block.paths:
         for inner in path.blocks:
-            yield from _ends(located, inner, before)
+            yield from _ends(located, inner, before, every)
 
 
 def _own(located: Located, path: Part) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,10 @@ from .call import Call, Reply
 from .completion import GarbledReply, check, reply_of, usage_of
 from .rate import PerMinute
 from .refused import Refused, retry_after
+
+
+#: Requests in flight that one client of the library carries.
+SHARE = 8
 
 
 class TransportError(RuntimeError):
@@ -76,7 +81,7 @@ class Transport:
     def __init__(self, endpoint: Endpoint, prices: Prices = FREE):
         self.endpoint = endpoint
         self.prices = prices
-        self._client = client_of(endpoint)
+        self._clients = _Clients(endpoint)
         self._slots = asyncio.Semaphore(endpoint.concurrency)
         self._requests = PerMinute(endpoint.requests_per_minute)
         self._tokens = PerMinute(endpoint.tokens_per_minute)
@@ -88,11 +93,12 @@ class Transport:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._client.close()
+        await self._clients.close()
 
     async def models(self) -> list[str]:
         """The ids of the models the endpoint offers."""
-        return [model.id for model in (await self._client.models.list()).data]
+        with self._clients.one() as client:
+            return [model.id for model in (await client.models.list()).data]
 
     def wake(self) -> None:
         """End every call that waits, for a retry or for a rate, in :class:`Interrupted`. Requests
@@ -170,9 +176,10 @@ class Transport:
         try:
             # The client's own timeout runs anew with every byte; this one does not.
             async with asyncio.timeout(self.endpoint.timeout):
-                completion = await self._client.chat.completions.create(
-                    **body_of(call, self.endpoint)
-                )
+                with self._clients.one() as client:
+                    completion = await client.chat.completions.create(
+                        **body_of(call, self.endpoint)
+                    )
             check(completion)
             usage = usage_of(completion)
             used = usage.input + usage.output if usage else estimate
@@ -182,6 +189,36 @@ class Transport:
             self._waiting.add(task)
             self._tokens.give_back(estimate - used)
         return completion, time.monotonic() - start
+
+
+class _Clients:
+    """As many clients as requests in flight take, :data:`SHARE` a client.
+
+    With every request a client looks at each of its connections, some with calls to the system:
+    with 64 connections that took more time than all else it did.
+    """
+
+    def __init__(self, endpoint: Endpoint):
+        self._endpoint = endpoint
+        self._clients: list[openai.AsyncOpenAI] = []
+        self._busy: list[int] = []
+
+    @contextmanager
+    def one(self) -> Iterator[openai.AsyncOpenAI]:
+        """The first client with room, for one request."""
+        at = next((at for at, busy in enumerate(self._busy) if busy < SHARE), len(self._busy))
+        if at == len(self._busy):
+            self._clients.append(client_of(self._endpoint))
+            self._busy.append(0)
+        self._busy[at] += 1
+        try:
+            yield self._clients[at]
+        finally:
+            self._busy[at] -= 1
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.close()
 
 
 def client_of(endpoint: Endpoint) -> openai.AsyncOpenAI:

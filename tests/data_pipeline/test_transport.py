@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sglang_multiverse.data_pipeline.store.store import Store
+from sglang_multiverse.data_pipeline.teacher import transport
 from sglang_multiverse.data_pipeline.teacher.budget import (
     UNLIMITED,
     Budget,
@@ -269,6 +270,29 @@ def test_concurrency_is_bounded_and_a_second_time_costs_nothing(tmp_path: Any) -
     assert (tally.sent, tally.from_store) == (12, 12)
     assert len(server.requests) == 12
     assert 2 <= server.most_in_flight <= 4
+
+
+def test_a_client_carries_few_requests_and_is_used_again(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    build = transport.client_of
+    monkeypatch.setattr(transport, "client_of", lambda one: made.append(one) or build(one))
+    cassettes = [
+        Cassette(q, q, "c", replies={"fill": (Replied("1"),)}) for q in map(str, range(40))
+    ]
+    with ReplayServer(cassettes, latency=0.2) as server:
+        endpoint = Endpoint(server.url, "teacher", concurrency=20)
+
+        async def go() -> None:
+            async with Transport(endpoint) as sender:
+                assert await sender.models()
+                for some in (range(20), range(20, 40)):
+                    await asyncio.gather(*[sender.send(call(str(one))) for one in some])
+
+        asyncio.run(go())
+    assert server.most_in_flight > transport.SHARE
+    assert len(made) == 3  # 20 at once, 8 each
 
 
 def test_the_same_call_at_the_same_time_is_paid_once(tmp_path: Any) -> None:

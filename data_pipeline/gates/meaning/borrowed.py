@@ -23,6 +23,12 @@ _GIVES_A_NAME = re.compile(
     |at|meets?|as|be|substitut\w*|term|case|using|over|choices?\ of|function|polynomial)
     |[,({∈]|\band)\s*(?:\w+\s*[,=]\s*)*$"""
 )
+#: Before one of these, too.
+_GIVEN_A_MEANING = re.compile(
+    r"(?:\([^)]{1,12}\))?\s*(?:=|:=|∈)(?!=)|\s+(?:be|denote|is the|are the)\b"
+)
+#: Characters before a name in which its introduction is looked for.
+_NEAR = 120
 _NAME = re.compile(r"(?<![A-Za-z\\'])(?:[A-Za-zα-ω](?:_\w+)?|[A-Z]{2,4})(?![A-Za-z'])")
 #: Letters that mean something by themselves: constants, units, words.
 _COMMON = frozenset(
@@ -154,10 +160,12 @@ def _named(sentence: str) -> frozenset[str]:
 
 
 def _introduced(text: str, match: re.Match[str]) -> bool:
-    after = text[match.end() :]
-    if re.match(r"(?:\([^)]{1,12}\))?\s*(?:=|:=|∈)(?!=)|\s+(?:be|denote|is the|are the)\b", after):
+    if _GIVEN_A_MEANING.match(text, match.end()):
         return True
-    return _GIVES_A_NAME.search(text[: match.start()]) is not None
+    before = text[max(match.start() - _NEAR, 0) : match.start()]
+    if match.start() > _NEAR:
+        before = before[before.find(" ") + 1 :]  # no part of a word
+    return _GIVES_A_NAME.search(before) is not None
 
 
 def _finding(code: str, message: str, span: tuple[int, int]) -> Finding:

@@ -1,6 +1,6 @@
 """What the gates on meaning catch, on cases by someone who had not seen them.
 
-    python benchmarks/meaning.py [--rewrites rewrites | rewrites-holdout] [--missed] [--json]
+    python benchmarks/meaning.py [--rewrites rewrites | rewrites-holdout | …] [--missed] [--json]
     python benchmarks/meaning.py --judged
     python benchmarks/meaning.py --traces ../shared/traces/wellformed.jsonl [--most 300]
 
@@ -162,7 +162,9 @@ def show(counts: Counts) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--rewrites", choices=["rewrites", "rewrites-holdout"], default="rewrites-holdout"
+        "--rewrites",
+        choices=["rewrites", "rewrites-holdout", "rewrites-third"],
+        default="rewrites-holdout",
     )
     parser.add_argument("--traces", type=Path, metavar="FILE", help="JSONL with a column output")
     parser.add_argument("--judged", action="store_true", help="what the recorded judge said")

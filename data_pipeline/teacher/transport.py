@@ -20,7 +20,6 @@ from .completion import GarbledReply, check, reply_of, usage_of
 from .rate import PerMinute
 from .refused import Refused, retry_after
 
-
 #: Requests in flight that one client of the library carries.
 SHARE = 8
 

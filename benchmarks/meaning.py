@@ -163,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--rewrites",
-        choices=["rewrites", "rewrites-holdout", "rewrites-third"],
+        choices=["rewrites", "rewrites-holdout", "rewrites-third", "rewrites-fourth"],
         default="rewrites-holdout",
     )
     parser.add_argument("--traces", type=Path, metavar="FILE", help="JSONL with a column output")

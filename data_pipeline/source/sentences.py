@@ -12,13 +12,14 @@ Span = tuple[int, int]
 
 #: What no sentence ends in. Dollars pair within a line only, and not around a price list
 #: (``$5 and $6``): the opening one stands before, the closing one after something that is no space.
+#: What opens and is not closed before it opens again is none: a text of such would take minutes.
 _WHOLE = re.compile(
     r"```.*?```"
     r"|`[^`\n]+`"
     r"|\$\$.+?\$\$"
-    r"|\\\[.+?\\\]"
-    r"|\\\(.+?\\\)"
-    r"|\\begin\{(?P<env>[^}\n]+)\}.*?\\end\{(?P=env)\}"
+    r"|\\\[(?:(?!\\\[).)+?\\\]"
+    r"|\\\((?:(?!\\\().)+?\\\)"
+    r"|\\begin\{(?P<env>[^{}\n]{1,40})\}(?:(?!\\begin\{(?P=env)\}).)*?\\end\{(?P=env)\}"
     r"|(?<![\\$])\$(?!\s)[^$\n]+?(?<![\s\\])\$(?!\d)",
     re.DOTALL,
 )
@@ -32,6 +33,12 @@ _ABBREVIATION = re.compile(
 
 #: ``1.`` or ``b.`` with which a line begins.
 _ITEM = re.compile(r"(?:^|\n)[ \t]*(?:[-*+#>]+[ \t]+)?[*_]*(?:\d{1,3}(?:\.\d+)*|[A-Za-z])\.$")
+
+
+#: Before a factorial's sign: a number, a bracket, a letter by itself.
+_FACTORIAL = re.compile(r"[\d)]$|(?:^|[^A-Za-z])[A-Za-z]$")
+#: Behind it, where the sentence goes on.
+_AFTER_FACTORIAL = re.compile(r"[ \t]+(?:[a-z\d(=<>≤≥≡≠+*/^·×,;:-]|[-−–]|\\[a-z])")
 
 
 def split_sentences(text: str) -> list[Span]:
@@ -57,6 +64,8 @@ def split_sentences(text: str) -> list[Span]:
 
 def _goes_on(text: str, start: int, end: int) -> bool:
     """Whether the full stop ``[start, end)`` ends no sentence."""
+    if text[start:end] == "!" and _FACTORIAL.search(text[max(start - 3, 0) : start]):
+        return _AFTER_FACTORIAL.match(text, end) is not None
     if text[start:end] != ".":
         return text[start] == "…" or text.startswith("...", start)
     before = text[max(start - 12, 0) : end]

@@ -15,7 +15,7 @@ ALIKE = 0.3
 #: Words that a number or a step of a formula is worth.
 _HEAVY = 2.0
 #: How many sentences of each text may say the same together, or nothing.
-_WIDTHS = ((1, 0), (0, 1), (1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1))
+_WIDTHS = ((1, 0), (0, 1), (1, 1), (1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (1, 4), (4, 1))
 #: How far a sentence may stand from where it would be if both texts went on evenly.
 _BAND = 20
 
@@ -28,7 +28,7 @@ def align(
     Returns:
         What of ``old`` and what of ``new`` nothing matches, and the groups that match.
     """
-    old, new = ([one for one in some if _says(one)] for some in (old, new))
+    old, new = ([one for one in some if weight_of(one)] for some in (old, new))
     slope = len(new) / max(len(old), 1)
     band = max(_BAND, 2 * slope)
     ours, theirs = _windows(old), _windows(new)
@@ -49,9 +49,9 @@ def align(
     i, j = len(old), len(new)
     while i or j:
         a, b = moves[i, j]
-        if not b:
+        if not b and _says(old[i - 1]):
             lost.append(old[i - 1])
-        if not a:
+        if not a and _says(new[j - 1]):
             made_up.append(new[j - 1])
         if a and b:
             groups.append((old[i - a : i], new[j - b : j]))
@@ -84,11 +84,11 @@ class _Said:
 
 
 def _windows(some: Group) -> dict[Span, _Said]:
-    """What up to three sentences say together, by where they end and how many they are."""
+    """What up to four sentences say together, by where they end and how many they are."""
     return {
         (end, width): _Said.by(some[end - width : end])
         for end in range(len(some) + 1)
-        for width in (1, 2, 3)
+        for width in (1, 2, 3, 4)
         if width <= end
     }
 

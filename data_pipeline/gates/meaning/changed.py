@@ -25,6 +25,8 @@ CLOSE = 0.6
 SAME = 0.85
 #: Numbers that come and go with the wording ("positive", "1 way").
 WEAK = frozenset("01")
+#: What gives a number its sign, or both.
+_SIGNED_BY_WORDS = re.compile(r"(?i)\bminus\b|\bless\b|\bnegative\b|±|\\pm\b")
 #: A piece, and what of the other text it matches: old, new.
 Pair = tuple[Group, Group]
 
@@ -39,13 +41,16 @@ def changed(was: Group, now: Group, groups: Sequence[Pair]) -> Iterator[Finding]
         if likeness(old, new) < SURE:
             continue
         yield from _replaced(was, now, old, new)
+        moved = _nots(old) == _nots(new)  # from clause to clause, and none came or went
         asks = any(one.asks for one in (*old, *new))  # the answer may be in the next
         pieces = _pieces(old, new)
         found: list[Finding] = []
         for one, other in [(old, new), *(pieces or ())]:
             alike = likeness(one, other)
             if alike >= SURE and not asks:
-                found += [*_denied(one, other, alike), *_contrary(one, other)]
+                found += _contrary(one, other)
+                if one is old or not moved:
+                    found += _denied(one, other, alike)
             if alike >= CLOSE and (pieces is None or one is not old):
                 found += _in_place(one, other)
         yield from {one.code: one for one in reversed(found)}.values()
@@ -69,15 +74,19 @@ def _denied(old: Group, new: Group, alike: float) -> Iterator[Finding]:
         if denied or (alike >= CLOSE and any(one.nots and not one.denied for one in some)):
             yield _finding("changed-negation", old, new)
             return
-    before, after = (sum(one.nots for one in some) for some in (old, new))
+    before, after = _nots(old), _nots(new)
     hints = [sum(one.hints for one in some) for some in (old, new)]
     if alike >= SAME and abs(after - before) == 1 and hints[0] == hints[1]:
         yield _finding("changed-negation", old, new)
 
 
+def _nots(some: Group) -> int:
+    return sum(one.nots for one in some)
+
+
 def _contrary(old: Group, new: Group) -> Iterator[Finding]:
     """Each has a word in whose place the other has another, and both deny as much."""
-    if sum(one.nots for one in old) != sum(one.nots for one in new):
+    if _nots(old) != _nots(new):
         return
     ours, theirs = ({word for one in some for word in one.said} for some in (new, old))
     for sides in ALTERNATIVES:
@@ -125,7 +134,9 @@ def _in_place(old: Group, new: Group) -> Iterator[Finding]:
     theirs, ours = (Counter(n for one in some for n in one.numerals) for some in (old, new))
     added, gone = ours - theirs, theirs - ours
     worded = added.keys() & all_of(old, "spoken") or gone.keys() & all_of(new, "spoken")
-    if added.total() == gone.total() == 1 and not worded:
+    signed = any(_SIGNED_BY_WORDS.search(one.text) for one in (*old, *new))
+    same = {n.lstrip("-") for n in added} == {n.lstrip("-") for n in gone}
+    if added.total() == gone.total() == 1 and not worded and not (signed and same):
         yield _changed("changed-number", added, gone, new)
     before, after = (_operations(some) for some in (old, new))
     for ends in before.keys() & after.keys():

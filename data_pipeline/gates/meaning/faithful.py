@@ -34,9 +34,9 @@ def check_faithful(old: str, new: str, context: str = "") -> list[Finding]:
     lost, made_up, groups = align(was, now)
     return [
         *_numbers(was, now, given),
-        *_relations(was, now, given),
+        *_relations(was, now, given, groups),
         *_lost(lost, now),
-        *_made_up(made_up, given),
+        *_made_up(made_up, was, given),
         *changed(was, now, groups),
     ]
 
@@ -68,20 +68,23 @@ def check_concluded(said: str | Sequence[str], conclusion: str, context: str = "
         alike = sorted(was, key=lambda x, o=one: -len(x.words & o.words))[:3]
         near = all_of([x for x in alike if x.words & one.words], "counts")
         known |= near
-        unknown = one.numbers - known - results
+        numerals = {number.lstrip("-") for number in one.numerals}
+        unknown = (one.numbers | numerals) - known - results
         for number in sorted(unknown):
             findings.append(_finding("new-number", f"no path comes to {number}", one))
-        numerals = {number.lstrip("-") for number in one.numerals}
         for number in sorted(numerals - unknown - near - ends - results - WEAK):
             message = f"paths come to {number} where they speak of something else"
             findings.append(_finding("misplaced-number", message, one))
         for step in sorted(one.steps - steps):
             if re.fullmatch(r"[\d.]+/[\d.]+", step) and step not in results:
                 findings.append(_finding("new-number", f"no path comes to {step}", one))
+    groups = align(was, now)[2]
     findings += [
-        finding for finding in _relations(was, now, given) if finding.code == "changed-relation"
+        finding
+        for finding in _relations(was, now, given, groups)
+        if finding.code == "changed-relation"
     ]
-    return findings + list(changed(was, now, align(was, now)[2]))
+    return findings + list(changed(was, now, groups))
 
 
 def check_outlined(outline: str, path: str, siblings: Sequence[str] = ()) -> list[Finding]:
@@ -146,10 +149,12 @@ def _numbers(was: Group, now: Group, given: Group) -> Iterator[Finding]:
             yield _finding("lost-number", f"{number} of the source is gone", one, source=True)
 
 
-_TURNED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!=", "~": "~"}
+_TURNED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "≠": "≠", "~": "~"}
 
 
-def _relations(was: Group, now: Group, given: Group) -> Iterator[Finding]:
+def _relations(
+    was: Group, now: Group, given: Group, groups: Sequence[tuple[Group, Group]]
+) -> Iterator[Finding]:
     numbers = all_of(was, "numbers")
     relations = set(all_of(was, "relations") | all_of(given, "relations"))
     relations |= {(b, _TURNED[sign], a) for a, sign, b in relations if sign in _TURNED}
@@ -157,14 +162,15 @@ def _relations(was: Group, now: Group, given: Group) -> Iterator[Finding]:
         all_of(was, "steps"),
         all_of(now, "steps") - (all_of(given, "steps") - all_of(was, "steps")),
     )
-    replaced = bool(known - kept) and bool(kept - known)
+    replaced = _replaced(groups, known, kept)
+    still = all_of(now, "relations")
     between = {_ends(step) for step in known}
     tokens, held = _tokens(was) | _tokens(given), _tokens(now)
     modular = any(re.search(r"≡|\\equiv|\bmod", one.text) for one in (*was, *now))
     for one in now:
         for step in sorted(one.steps - known):
-            worded = _operands(step) <= tokens and _ends(step) not in between
-            if replaced or not worded:
+            worded = _operands(step) - {"1"} <= tokens and _ends(step) not in between
+            if step in replaced or not worded:
                 yield _finding("new-formula", f"{step} stands nowhere in the source", one)
         for left, sign, right in sorted(one.relations):
             if (left, sign, right) in relations:
@@ -172,7 +178,9 @@ def _relations(was: Group, now: Group, given: Group) -> Iterator[Finding]:
             if _wrong(left, sign, right) and not modular:
                 yield _finding("false-sum", f"{left} {sign} {right} does not hold", one)
                 continue
-            other = {s for a, s, b in relations if (a, b) == (left, right)}
+            other = {
+                s for a, s, b in relations if (a, b) == (left, right) and (a, s, b) not in still
+            }
             bound = {b for a, s, b in relations if a == left and s == sign}
             simple = re.fullmatch(r"\w+'*(?:\([\w,]+\))?", left)
             said = any(_speaks(x, left, right) for x in was)
@@ -192,8 +200,23 @@ def _relations(was: Group, now: Group, given: Group) -> Iterator[Finding]:
                 )
     for one in was:
         for step in sorted(one.steps - kept):
-            if replaced or not _operands(step) <= held:
+            if step in replaced or not _operands(step) <= held:
                 yield _finding("lost-formula", f"{step} of the source is gone", one, source=True)
+
+
+def _replaced(
+    groups: Sequence[tuple[Group, Group]], known: frozenset[str], kept: frozenset[str]
+) -> set[str]:
+    """Steps of one text of which the other has another with one of the same things, where
+    sentences match."""
+    found: set[str] = set()
+    for old, new in groups:
+        gone, added = all_of(old, "steps") - kept, all_of(new, "steps") - known
+        for a in gone:
+            for b in added:
+                if _operands(a) & _operands(b):
+                    found |= {a, b}
+    return found
 
 
 def _speaks(one: Statement, left: str, right: str) -> bool:
@@ -218,7 +241,7 @@ def _wrong(left: str, sign: str, right: str) -> bool:
         return False
     if sign == "=" and "." in left + right:
         return abs(a - b) > abs(b) / 50
-    held = {"=": a == b, "<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b, "!=": a != b}
+    held = {"=": a == b, "<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b, "≠": a != b}
     return not held.get(sign, True)
 
 
@@ -245,14 +268,17 @@ def _lost(lost: Group, now: Group) -> Iterator[Finding]:
     held = _tokens(now)
     for one in lost:
         small = weight_of(one) < 4 and one.tokens | one.spoken <= held
-        if not one.asks and not small:
+        if not (one.asks or one.assents or small):
             yield _finding("lost-statement", "the source's sentence is gone", one, source=True)
 
 
-def _made_up(made_up: Group, given: Group) -> Iterator[Finding]:
+def _made_up(made_up: Group, was: Group, given: Group) -> Iterator[Finding]:
+    numbers = all_of(was, "counts") - WEAK
     for one in made_up:
         known = max((likeness([one], [x]) for x in given), default=0.0) >= ALIKE
-        if not (one.heading or one.asks or known):
+        # "This amounts to 135": names what the sentence before comes to
+        small = len(one.words) < 2 and not one.steps and one.counts and one.counts <= numbers
+        if not (one.heading or one.asks or one.assents or known or small):
             yield _finding("new-statement", "the source does not say this", one)
 
 

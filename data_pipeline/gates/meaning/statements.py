@@ -17,14 +17,13 @@ from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from ...source.sentences import Span, split_sentences, trimmed
-from .words import GREEK, JOINING, NUMBERS, SPOKEN, stem
+from .words import ASSENT, GREEK, JOINING, NUMBERS, SPOKEN, stem
 
 _SIGNS = str.maketrans(
     {
         **dict(zip("−–—×·⋅∙÷“”‘’", "---****/\"\"''", strict=True)),
         "≤": "<=",
         "≥": ">=",
-        "≠": "!=",
         "≈": "~",
         **dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)),
     }
@@ -36,7 +35,7 @@ _COMMANDS = {
     **dict.fromkeys(("cdot", "times", "ast"), "*"),
     **dict.fromkeys(("le", "leq", "leqslant"), "<="),
     **dict.fromkeys(("ge", "geq", "geqslant"), ">="),
-    **dict.fromkeys(("ne", "neq"), "!="),
+    **dict.fromkeys(("ne", "neq"), "≠"),
     **dict.fromkeys(("approx", "sim", "simeq"), "~"),
     **dict.fromkeys(("to", "rightarrow", "longrightarrow"), "->"),
     **dict.fromkeys(("implies", "Rightarrow", "iff", "Leftrightarrow", "therefore"), " so "),
@@ -65,7 +64,7 @@ _SPOKEN = [
     (r"\bis (?:strictly )?greater than or equal to\b|\bis at least\b", ">="),
     (r"\bis (?:strictly )?(?:less|smaller|lower|fewer) than\b", "<"),
     (r"\bis (?:strictly )?(?:greater|larger|more|bigger|higher) than\b|\bexceeds\b", ">"),
-    (r"\b(?:is )?(?:not equal to|different from)\b|\bdoes not equal\b", "!="),
+    (r"\b(?:is )?(?:not equal to|different from)\b|\bdoes not equal\b", "≠"),
     (r"\b(?:is |are )?(?:equal to|equals?)\b", "="),
     (rf"\bmultiplied by\b|\btimes\b(?=\s*(?:[\d(√]|[b-zB-Z]\b|(?:{'|'.join(NUMBERS)})\b))", "*"),
     (r"\bdivided by\b", "/"),
@@ -80,17 +79,25 @@ _SPOKEN = [
 
 def plain(text: str) -> str:
     """``text`` without markup, its mathematics in one spelling."""
-    text = re.sub(r"['’]s\b|\b(?:[A-Za-z]\.){2,}", "", text)
+    text = re.sub(r"['’](?:s|ll|re|ve|d|m)\b|\b(?:[A-Za-z]\.){2,}", "", text)
+    text = re.sub(r"\\([%#])", r"\1", text)
+    text = re.sub(
+        r"(?<=\d)s\b|(?<![\w/\\])d(?:[xyztuvrs]|\\?theta|θ)(?![\w\[(/])", "", text
+    )  # the 2s; dx
+    text = re.sub(r"\\infty\b|\binfinity\b", "∞", text)
+    text = _GREEK_WORD.sub(lambda m: _letter(m.group()), text)
     for char, value in _FRACTIONS.items():
         text = text.replace(char, value)
     text = re.sub(
         f"[{''.join(_RAISED)}]+", lambda m: "^" + "".join(_RAISED[c] for c in m.group()), text
     )
     text = text.translate(_SIGNS)
-    text = re.sub(r"\\(?:text|math\w+|operatorname|f?boxed|fbox|mbox)\s*(?=\{)", "", text)
+    text = re.sub(r"\s!=|(?<![\d)\s])!=", " ≠ ", text)  # but 4! = 24
+    text = re.sub(rf"\\(?:{_DRESS})\s*(?=\{{)", "", text)
+    text = re.sub(r"(?<=\d)\s?x\s?(?=\d)|(?<=\d) x (?=[a-z]\b)", "*", text)
     text = re.sub(r"\\(?:left|right|[Bb]igg?[lr]?)(?![A-Za-z])\.?", "", text)
     text = re.sub(
-        r"\\(?:int|sum|prod)\s*_\s*(\{[^{}]*\}|\w)\s*\^\s*(\{[^{}]*\}|\w+)",
+        r"(?:\\(?:int|sum|prod)|[∫∑Σ∏]|(?<=[\])|])(?=_))\s*_\s*(\{[^{}]*\}|\w)\s*\^\s*(\{[^{}]*\}|\w+|∞)",
         r" from \1 to \2 of ",
         text,
     )
@@ -98,18 +105,28 @@ def plain(text: str) -> str:
     text = re.sub(r"\\d?binom\s*(\w)\s*(\w)(?!\w)", r" C(\1,\2)", text)
     text = re.sub(r"\bsqrt\b(?=[\s(])|\bsquare root of\b", "√", text)
     text = re.sub(r"(?<=\d) (?:over|out of) (?=\d)", "/", text)
+    text = re.sub(r"(?<=[(\[{])(\d{1,3}),(?=\d{3}[)\]}])", r"\1, ", text)  # a pair
     text = re.sub(r"(\d)(?:\{,\}|\\,|,)(?=\d{3}(?!\d))", r"\1", text)
     text = re.sub(r"\^\s*\{?\s*\\circ\b\s*\}?|°|\bdegrees?\b", " ", text)
+    text = _MATRIX.sub(lambda m: f"({re.sub(_CELL, ', ', m.group(1))})", text)
+    text = re.sub(r"(?<=[\w)}])\\,(?=[A-Za-z(\\])(?!d[a-z](?![\w\[(]))", "", text)
     text = re.sub(r"\\[,;:! ]|\\\\|&(?!\w+;)", " ", text)
-    text = re.sub(r"\\[()\[\]]|\$+|[*_]{2,}|`+|^[ \t]*(?:[-*+]|#+)[ \t]+", " ", text, flags=re.M)
     text = _braces(text)
+    text = re.sub(r"\\[()\[\]]|\$+|[*_]{2,}|`+|^[ \t]*(?:[-*+]|#+)[ \t]+", " ", text, flags=re.M)
     text = re.sub(r"\\([A-Za-z]+)", _command, text)
+    text = re.sub(
+        r"(?<![\w.])(?:[A-Za-zα-ω]\d{1,2})+[A-Za-z]?(?![\w^]|\.\d)",
+        lambda m: re.sub(r"(?<=\d)(?=[a-z])", " ", re.sub(r"(?<=\D)(?=\d)", "_", m.group())),
+        text,
+    )
     text = re.sub(rf"(?i)\b({_TENS})[- ]({_UNITS})\b", _tens, text)
     text = re.sub(
-        rf"(?i)\b({'|'.join(NUMBERS)})\b(?=\s*(?:[-+*/=<>^]|plus|minus|times|over|equals|is\b))",
+        rf"(?i)\b({'|'.join(NUMBERS)})\b"
+        r"(?=\s*(?:[-+*/=<>^]|plus|minus|times|over|equals|(?<!one) is\b))",
         lambda m: NUMBERS[m.group().lower()],
         text,
     )
+    text = re.sub(r"\s+", " ", text)
     for pattern, sign in _SPOKEN:
         text = re.sub(pattern, sign, text)
     text = re.sub(
@@ -118,26 +135,58 @@ def plain(text: str) -> str:
         text,
     )
     text = re.sub(
-        r"((?:[\d)'%!]|(?<![A-Za-z])[A-Za-zα-ω])?)\s*(<=|>=|!=|->|[-+*/^=<>~∩∪])\s*(?=[\w(√.-])",
+        r"((?:[\d)'%!]|(?<![A-Za-z])[A-Za-zα-ω])?)\s*(<=|>=|->|[-+*/^=≠<>~∩∪])\s*(?=[\w(√.-])",
         lambda m: f"{m.group(1) or ' '}{m.group(2)}",
         text,
     )
-    text = re.sub(r"\bpi\b", "π", text)
-    text = re.sub(r"(?<=\d)\s+(?=π)|(?<=[\d)])\s+(?=\([\d(√]|\([A-Za-z][^A-Za-z])", "", text)
-    text = re.sub(r"(<=|>=|!=|->|[=<>~])", r" \1 ", text)
+    text = re.sub(r"(?<=\))\s(?=[b-zA-HJ-Z](?![\w'’.]))", "", text)
+    text = re.sub(r"(?<=\d)\s+(?=[π√])|(?<=[\d)])\s+(?=\([\d(√]|\([A-Za-z][^A-Za-z])", "", text)
+    text = re.sub(r"(<=|>=|->|[=≠<>~])", r" \1 ", text)
     return " ".join(text.split())
+
+
+_MATRIX = re.compile(r"\\begin\{\w*matrix\}(.{0,2000}?)\\end\{\w*matrix\}", re.DOTALL)
+_CELL = re.compile(r"\s*(?:\\\\|&)\s*")
+#: Commands that change how their argument looks, not what it is.
+_DRESS = (
+    r"text\w*|math\w+|operatorname|f?boxed|fbox|mbox|overline|underline|bar|vec|(?:wide)?hat"
+    r"|(?:wide)?tilde|emph"
+)
+#: Greek letters without their backslash.
+_GREEK_WORD = re.compile(
+    rf"(?<![A-Za-z\\])(?:{'|'.join(name for name in GREEK if name != 'omicron')}"
+    r"|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega)(?![A-Za-z])"
+)
+
+
+def _letter(name: str) -> str:
+    letter = GREEK[name.lower()]
+    return letter if name.islower() else letter.upper()
 
 
 def _command(match: re.Match[str]) -> str:
     name = match.group(1)
-    letter = GREEK.get(name.lower())
-    if letter is not None:
-        return letter if name.islower() else letter.upper()
-    return _COMMANDS.get(name, name)
+    return _letter(name) if name.lower() in GREEK else _COMMANDS.get(name, name)
 
 
 def _tens(match: re.Match[str]) -> str:
     return str(_TEN[match.group(1).lower()] + int(NUMBERS[match.group(2).lower()]))
+
+
+#: Behind a fraction, what is multiplied, divided or raised with it.
+_JOINED = (
+    r"\s*(?=[/^(√A-Za-zα-ω]|\\(?:sqrt|left|[dt]?frac|binom|pi|alpha|beta|theta|phi|sin|cos|tan|log"
+    r"|ln)(?![A-Za-z]))"
+)
+
+
+def _fraction(match: re.Match[str]) -> str:
+    before, above, short_above, below, short_below, joined = match.groups()
+    above, below = above or short_above or "", below or short_below or ""
+    found = f"{_grouped(above)}/{_grouped(below)}"
+    if before is None and joined is None:
+        return f" {found}"
+    return f"{before.strip() if before else ' '}({found})"
 
 
 def _braces(text: str) -> str:
@@ -146,8 +195,8 @@ def _braces(text: str) -> str:
     for _ in range(6):  # from the inside out
         before = text
         text = re.sub(
-            rf"\\[dtc]?frac\s*(?:{inner}|(\w))\s*(?:{inner}|(\w))",
-            lambda m: f" {_grouped(m[1] or m[2])}/{_grouped(m[3] or m[4])}",
+            rf"([/^]\s*)?\\[dtc]?frac\s*(?:{inner}|(\w))\s*(?:{inner}|(\w))({_JOINED})?",
+            _fraction,
             text,
         )
         text = re.sub(rf"\\sqrt\s*{inner}", lambda m: f"√{_grouped(m.group(1))}", text)
@@ -170,23 +219,26 @@ _SIGNED = re.compile(rf"(?:(?:(?<=[ (,\[])|(?<=^))-)?(?:{_NUMBER.pattern})(?![a-
 #: Words of two letters that no formula begins with.
 _SHORT = "is it of to in so as at by we or an be if on no do go us up me my he".replace(" ", "|")
 _ATOM = (
-    r"(?:√?\((?![A-Za-z]{2,})|√?\d+(?:\.\d+)?[a-zA-Z]?\b"
+    r"(?:√?\((?![A-Za-z]{2,})|√?\d+(?:\.\d+)?(?:[a-zA-Z](?:_\w+)?)?\b"
     r"|√?(?:sin|cos|tan|log|ln|gcd|lcm|mod|max|min|C|P)\b"
     r"|√?[A-Za-zα-ωΑ-Ωπ](?:_\w+)?'?(?![A-Za-z])|[A-Z]{2,3}\b"
     rf"|(?!(?:{_SHORT})\b)[a-z]{{2}}(?=\s?[=<>+*/^]))"
 )
 _MATH = re.compile(
     rf"(?<![A-Za-z\\d.'’/*^])-?{_ATOM}"
-    rf"(?:[\w.()√^*/+,%!'|∩∪-]|,\ (?=[\w-]+\))|\ (?:<=|>=|!=|->|[=<>~])\ -?(?={_ATOM}))*"
+    rf"(?:[\w.()√^*/+,%!'|∩∪-]|,\ (?=[\w-]+\))|\ (?:<=|>=|->|[=≠<>~])\ -?(?={_ATOM}))*"
 )
 _NAME = re.compile(r"(?<![^\W_])[^\W\d_](?:_\w+)?(?![^\W_])")
-_RELATION = re.compile(r" (<=|>=|!=|->|[=<>~]) ")
+_RELATION = re.compile(r" (<=|>=|->|[=≠<>~]) ")
 _WORD = re.compile(r"[A-Za-zÀ-ÿ][a-zà-ÿ']+|[A-Za-zÀ-ÿ]{2,}")
 #: Every way to deny, or nearly so.
 _NEGATIVE = re.compile(
     r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot|instead|in place of"
-    r"|rather|unless|except|outside|coprime|fails?|lacks?|miss\w*|wrong\w*|false\w*|differ\w*|discard\w*|exclu\w+|reject\w*"
-    r"|rul\w+ out|impossib\w+|insuff\w+|at (?:most|least)|unequal|un(?!it|io|iq|iv|de|kn)\w+"
+    r"|rather|unless|except|outside|coprime|fails?|lacks?|miss\w*|wrong\w*|false\w*"
+    r"|differ\w*|discard\w*|exclu\w+|reject\w*"
+    r"|rul\w+ out|vanish\w*|mismatch\w*|avoid\w*|omit\w*"
+    r"|oppos\w*|free|impossib\w+|insuff\w+|at (?:most|least)|unequal"
+    r"|un(?!it|io|iq|iv|de|kn)\w+"
     r"|ir\w+|non\w*|in(?:valid|depend|equal|compat|consist)\w*|only|fewer|both|any)\b|n[’']t\b|≠|\\ne"
 )
 _NOT = re.compile(r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor)\b")
@@ -204,10 +256,21 @@ _CLAUSE = re.compile(
 _OPENING = re.compile(r"(?:Since|Because|As|If|When|While|Although|Though|For|With)\b[^,;(]*,\s+")
 #: What denies whatever stands with it, each time it comes.
 _OUTRIGHT = re.compile(
-    r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor|cannot|impossible|instead of"
-    r"|rather than|in place of)\b|n't\b|\bnon-?(?=[a-z])|!="
+    r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor|cannot|impossible"
+    r")\b|n't\b|\bnon-?(?=[a-z])|≠"
 )
 
+
+#: A no that answers.
+_ANSWER = re.compile(r"(?i)(?:^|[,.…?]\s)(?:so )?no[,:.]")
+#: What denies nothing, or nothing of the matter.
+_IDIOM = re.compile(
+    r"(?i)\bno (?:problem|obstacle|accident|wonder|doubt|surprise|matter|fewer than|less than)\b"
+    r"|\bnothing but\b|\bnot only\b|\(none\)"
+)
+
+#: None of something, as a number.
+_NONE = re.compile(r"(?<![=<>] )\b(?:0|zero) [a-z]{3}")
 
 _ASKS = re.compile(
     r"(?i)\b(?:whether|wanted|sought|to be found|our goal|the goal|the task|we(?:'re| are) after"
@@ -284,6 +347,11 @@ class Statement:
     def asks(self) -> bool:
         """Whether it is a question, or says what is asked."""
         return self.text.rstrip("*_ ").endswith("?") or _ASKS.search(self.text) is not None
+
+    @_fact
+    def assents(self) -> bool:
+        """Whether it only says that something fits ("Both ways agree")."""
+        return not (self.numbers or self.names) and self.words <= ASSENT
 
     @_fact
     def heading(self) -> bool:
@@ -383,7 +451,7 @@ class Statement:
     @_fact
     def negative(self) -> bool:
         """Whether anything in it denies, in whatever way."""
-        return bool(_NEGATIVE.search(self.text)) or "!=" in self.plain
+        return bool(_NEGATIVE.search(self.text) or _NONE.search(self.plain)) or "≠" in self.plain
 
     @_fact
     def said(self) -> tuple[str, ...]:
@@ -395,26 +463,30 @@ class Statement:
     @_fact
     def nots(self) -> int:
         """How often it denies outright: "neither … nor" once, a "No," that answers never."""
-        text = re.sub(r"(?i)(?:^|,\s)(?:so )?no[,:.]", "", self.plain)
+        text = _IDIOM.sub(" ", _ANSWER.sub("", self.plain))
         pattern = r"(?i)\bneither\b.*?\bnor\b"
         return len(_OUTRIGHT.findall(re.sub(pattern, "neither", text)))
 
     @_fact
     def hints(self) -> int:
         """Words that may deny, beside those that do."""
-        return len(_NEGATIVE.findall(_OUTRIGHT.sub(" ", self.plain)))
+        answers = len(_ANSWER.findall(self.plain))
+        answers += len(_NONE.findall(self.plain))
+        return answers + len(_NEGATIVE.findall(_OUTRIGHT.sub(" ", _ANSWER.sub("", self.plain))))
 
     @_fact
     def denied(self) -> frozenset[str]:
         """What each negation denies: the number or name that follows it, or three words."""
         found: set[str] = set()
-        text = self.plain.replace("!=", " not ")
+        text = _IDIOM.sub(" ", self.plain).replace("≠", " not ")
         text = re.sub(r"^(?i:no),? ", "", text)
         text = re.sub(r"(?i)\b(can)not\b|n't\b", r"\1 not", text)
         for match in _NOT.finditer(text):
             rest = [
                 one
-                for one in re.findall(r"\d+(?:\.\d+)?|[A-Za-zÀ-ÿ']+", text[match.end() :])
+                for one in re.findall(
+                    r"\d+(?:\.\d+)?|[A-Za-zÀ-ÿ']+", re.split("[,;:—]", text[match.end() :])[0]
+                )
                 if one.lower() not in JOINING
             ][:3]
             if rest and not rest[0].islower():
@@ -453,8 +525,22 @@ def _side(text: str) -> str:
 
 
 _PIECE = re.compile(
-    r"\d+(?:\.\d+)?|[A-Z]{2,}(?![a-z])|[A-Za-z]{3,}(?:_\w+)?|[A-Za-zα-ωΑ-Ω](?:_\w+)?'*|[-+*/^√∩∪,%]|!(?!=)"
+    r"\d+(?:\.\d+)?|[A-Z]{2,}(?![a-z])|[A-Za-z]{3,}(?:_\w+)?|[A-Za-zα-ωΑ-Ω](?:_\w+)?'*|[-+*/^√∩∪,%]|!"
 )
+
+
+#: Names of several small letters that stand in formulas.
+_FUNCTIONS = frozenset(
+    (
+        *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh"),
+        *("tanh", "log", "exp", "gcd", "lcm", "mod", "max", "min", "det", "dim", "ker", "deg"),
+    )
+)
+
+
+def _is_word(piece: str) -> bool:
+    """Whether a piece of a formula is a word that only stands beside one ("62-the")."""
+    return len(piece) > 2 and piece.isalpha() and piece.islower() and piece not in _FUNCTIONS
 
 
 def _long(name: str) -> bool:
@@ -466,6 +552,9 @@ def _steps(side: str) -> Iterator[str]:
     """Operations with what stands on both sides: ``2(x-3)^2`` does ``2*x``, ``x-3``, ``3^2``."""
     before = sign = ""
     for piece in _PIECE.findall(side):
+        if _is_word(piece):
+            before = sign = ""
+            continue
         if piece in "-+*/^√∩∪,!%":
             if piece == "!":
                 yield f"{before}!"

@@ -6,6 +6,7 @@ from __future__ import annotations
 JOINING = frozenset(
     word
     for line in (
+        "they them their theirs",
         "the a an of to is are be been being was were its it this that these those we i so",
         "and or for in on at by with as from then therefore thus hence let lets us our my me",
         "you your which can will would have has had having now wait okay ok hmm well just",
@@ -119,7 +120,8 @@ def stem(word: str) -> str:
 _ALTERNATIVES = """
     even | odd
     positive | negative
-    increase rise raise grow gain up | decrease fall lower reduce lose drop down decline
+    increase rise raise grow gain | decrease fall lower reduce lose drop decline
+    up | down
     maximum max greatest largest highest biggest | minimum min least smallest lowest fewest
     more greater larger higher exceed above over beat bigger | less fewer smaller lower below under
     atmost | atleast
@@ -146,7 +148,8 @@ _ALTERNATIVES = """
     horizontal | vertical
     equal identical | unequal distinct different
     include | exclude
-    sum add plus | product multiply times | difference subtract minus | quotient divide
+    sum add plus | product multiply times | difference subtract minus | quotient
+    multiply | divide
     numerator | denominator
     square squared | cube cubed
     double twice | triple thrice
@@ -156,7 +159,7 @@ _ALTERNATIVES = """
     union | intersection
     radius | diameter
     area | perimeter | volume
-    mean average | median | mode
+    mean average | median
     clockwise | counterclockwise
     converge | diverge
     symmetric | asymmetric
@@ -165,7 +168,48 @@ _ALTERNATIVES = """
     bounded | unbounded
     permutation | combination
     leap | nonleap
+    large big huge | small tiny
+    high | low
+    near nearer close closer | far farther further
+    ahead | behind
+    win | lose
+    agree | disagree
+    confirm | refute contradict
+    accept | reject
+    consistent | inconsistent
+    sufficient | insufficient
+    necessary | unnecessary
+    open | closed
+    top | bottom
+    north | south
+    east | west
+    buy | sell
+    fast faster | slow slower
+    early | late
+    young younger | old older
+    heavy heavier | light lighter
+    hot hotter warm warmer | cold colder cool cooler
+    profit gain | loss
+    linear | nonlinear
+    singular | invertible
+    continuous | discontinuous
+    ascending | descending
+    upstream | downstream
+    inscribed | circumscribed
 """
+
+#: Stems of what says no more than that two things fit, or how it is felt.
+ASSENT = frozenset(
+    stem(word)
+    for line in (
+        "agree agrees agreement match matches fit fits confirm confirms confirmed consistent",
+        "correct plausible reasonable sense fine nice great good perfect expected expect as",
+        "way ways argument arguments method methods approach approaches computation",
+        "computations calculation calculations count counts two both three verified",
+        "verification same thing funny neat hold holds ok seem seems sane sanity",
+    )
+    for word in line.split()
+)
 
 #: Each line as sets of stems.
 ALTERNATIVES = [

@@ -6,16 +6,17 @@
 
 ``tests/data_pipeline/labelled`` holds passages with honest and dishonest rewritings, and parallel
 blocks that are independent or not; its PROTOCOL.md says how they came about. The gates were made
-with ``rewrites`` and ``blocks`` in view, and without ``rewrites-holdout``, of whose honest
-rewritings the first thirty passages' were looked at afterwards. ``--traces`` changes the paths of
-real outputs in ways by another author who had not seen the gates, and says in how many outermost
-blocks a conclusion or an outline is doubtful. Doubts are left to a judge, faults are not.
+with ``blocks`` and all rewritings but ``rewrites-unseen`` in view. ``--traces`` changes paths and
+conclusions of real outputs in ways by another author who had not seen the gates, and says in how
+many outermost blocks a conclusion or an outline is doubtful. Doubts are left to a judge, faults
+are not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ from sglang_multiverse.data_pipeline.gates.text.located import Located, locate
 from sglang_multiverse.data_pipeline.stages.judging import is_fine
 from tests.data_pipeline.rewordings import mutants
 
+#: Files of rewritings, by age; the gates were made without the last.
+REWRITES = (
+    *("rewrites", "rewrites-holdout", "rewrites-third", "rewrites-fourth", "rewrites-fifth"),
+    "rewrites-unseen",
+)
+_TAG = re.compile(r"</?[A-Z][a-z]+>")
 LABELLED = Path(__file__).resolve().parent.parent / "tests" / "data_pipeline" / "labelled"
 #: Kind → cases that are found fault with, those that are only doubtful, and all.
 Counts = dict[str, tuple[int, int, int]]
@@ -152,6 +159,38 @@ def ends(texts: list[Located]) -> tuple[int, int]:
     return len(doubtful), sum(doubtful)
 
 
+def changed_ends(texts: list[Located]) -> Counts:
+    """Of conclusions and outlines as they are, changed, and of another block, how many are
+    doubted; changed are those that are not doubted as they are."""
+    tally = Tally()
+    blocks = [(text, block) for text in texts for block in text.walk() if block.conclusion]
+    for at, (text, block) in enumerate(blocks):
+        there, far = blocks[(at + 37) % len(blocks)]
+        said = [_TAG.sub("", text.at(path.inner)) for path in block.paths]
+        outlines = [text.at(outline.inner) for outline in block.outlines]
+        given = "\n".join([text.text[: block.span[0]], *outlines])
+        assert block.conclusion and far.conclusion
+        kinds = {"conclusion: as it is": text.at(block.conclusion.inner)}
+        if not check_concluded(said, kinds["conclusion: as it is"], given):
+            changed = mutants(kinds["conclusion: as it is"])
+            for kind in ("last-number", "all-numbers", "negated"):
+                if kind in changed:
+                    kinds[f"conclusion: {kind}"] = changed[kind]
+            kinds["conclusion: of another block"] = there.at(far.conclusion.inner)
+        for kind, conclusion in kinds.items():
+            found = check_concluded(said, conclusion, given)
+            tally.add(kind, fault=False, doubt=bool(found))
+        for own, outline in zip(said, outlines, strict=False):
+            siblings = [other for other in said if other is not own]
+            for kind, told in (
+                ("outline: as it is", outline),
+                ("outline: of another block", there.at(far.outlines[0].inner)),
+            ):
+                found = check_outlined(told, own, siblings)
+                tally.add(kind, fault=False, doubt=bool(found))
+    return tally.sorted()
+
+
 def show(counts: Counts) -> None:
     print("| kind | at fault | doubtful | of |\n|---|---|---|---|")
     for kind, row in counts.items():
@@ -163,8 +202,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--rewrites",
-        choices=["rewrites", "rewrites-holdout", "rewrites-third", "rewrites-fourth"],
-        default="rewrites-holdout",
+        choices=REWRITES,
+        default=REWRITES[-1],
     )
     parser.add_argument("--traces", type=Path, metavar="FILE", help="JSONL with a column output")
     parser.add_argument("--judged", action="store_true", help="what the recorded judge said")
@@ -178,7 +217,7 @@ def main() -> None:
         return
     if options.traces:
         texts = outputs(options.traces)
-        show(changes(texts, options.most))
+        show({**changes(texts, options.most), **changed_ends(texts)})
         blocks_, doubtful = ends(texts)
         print(f"{blocks_} outermost blocks, {doubtful} with a doubtful conclusion or outline")
         return

@@ -146,8 +146,10 @@ def _in_place(
     if here is not None and recipe.gates.independence:
         findings = check_borrowed(located, record.question, [here])
     if here is not None and recipe.gates.faithful and recipe.judge != "never":
-        every = recipe.judge == "every"
+        every = recipe.judge == "every" or bool(doubts)
         ends = check_ends(located, here, record.question, every=every)
+        if ends and not every:  # the judge is asked: the other conclusions cost it a line each
+            ends = check_ends(located, here, record.question, every=True)
         doubts = [*doubts, *ends]
     return Reading((block, tuple(doubts)), findings, text, record.reference)
 

@@ -409,12 +409,13 @@ INVENTED = "Both balls are to be blue. The weather was fine when Euler drew his 
 
 
 def test_a_judge_settles_what_words_leave_doubtful() -> None:
-    passed = doubted("no verdict", "1: ok", sentence=INVENTED)
+    passed = doubted("no verdict", "1: ok\n2: ok", sentence=INVENTED)
     assert isinstance(passed.result, Record), passed.result
     assert passed.asked[-2:] == ["doubts B1/1", "doubts B1/2"]
     request = passed.calls[-1].messages[1].content
     assert "1: the source does not say this" in request and "Euler" in request
-    faulted = doubted("1: no weather was spoken of", sentence=INVENTED)
+    assert "2: the conclusion: do the paths come to it?" in request  # asked along with it
+    faulted = doubted("1: no weather was spoken of\n2: ok", sentence=INVENTED)
     assert isinstance(faulted.result, Rejection)
     assert (faulted.result.stage, faulted.result.code) == ("rewrite", "judged-unfaithful")
     assert "no weather was spoken of" in faulted.result.message

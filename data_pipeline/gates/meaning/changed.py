@@ -19,6 +19,8 @@ from .words import ALTERNATIVES, JOINING
 
 #: Likeness from which it is told which of two pieces denies what the other says.
 SURE = 0.5
+#: The same of a conclusion, which says in fewer words what paths say; it is only doubted.
+SUMMED_UP = 0.42
 #: That from which a number of one is held to stand in the place of another's.
 CLOSE = 0.6
 #: That from which both are taken to say the same, but for a negation.
@@ -31,14 +33,16 @@ _SIGNED_BY_WORDS = re.compile(r"(?i)\bminus\b|\bless\b|\bnegative\b|±|\\pm\b")
 Pair = tuple[Group, Group]
 
 
-def changed(was: Group, now: Group, groups: Sequence[Pair]) -> Iterator[Finding]:
+def changed(
+    was: Group, now: Group, groups: Sequence[Pair], sure: float = SURE
+) -> Iterator[Finding]:
     """What matching groups of two texts say differently.
 
     Codes: ``changed-negation``, ``contrary``, ``changed-name``, ``changed-number``,
     ``changed-operation``.
     """
     for old, new in groups:
-        if likeness(old, new) < SURE:
+        if likeness(old, new) < sure:
             continue
         yield from _replaced(was, now, old, new)
         moved = _nots(old) == _nots(new)  # from clause to clause, and none came or went
@@ -47,7 +51,7 @@ def changed(was: Group, now: Group, groups: Sequence[Pair]) -> Iterator[Finding]
         found: list[Finding] = []
         for one, other in [(old, new), *(pieces or ())]:
             alike = likeness(one, other)
-            if alike >= SURE and not asks:
+            if alike >= sure and not asks:
                 found += _contrary(one, other)
                 if one is old or not moved:
                     found += _denied(one, other, alike)

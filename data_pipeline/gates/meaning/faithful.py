@@ -15,7 +15,7 @@ from fractions import Fraction
 
 from ...finding import Finding
 from .aligning import ALIKE, Group, align, all_of, likeness, short, weight_of
-from .changed import WEAK, changed
+from .changed import SAME, SUMMED_UP, WEAK, changed
 from .statements import Statement, statements
 
 
@@ -84,7 +84,7 @@ def check_concluded(said: str | Sequence[str], conclusion: str, context: str = "
         for finding in _relations(was, now, given, groups)
         if finding.code == "changed-relation"
     ]
-    return findings + list(changed(was, now, groups))
+    return findings + list(changed(was, now, groups, SUMMED_UP))
 
 
 def check_outlined(outline: str, path: str, siblings: Sequence[str] = ()) -> list[Finding]:
@@ -268,14 +268,19 @@ def _lost(lost: Group, now: Group) -> Iterator[Finding]:
     held = _tokens(now)
     for one in lost:
         small = weight_of(one) < 4 and one.tokens | one.spoken <= held
-        if not (one.asks or one.assents or small):
+        if not (one.asks or one.assents or small or _said(one, now, SAME)):
             yield _finding("lost-statement", "the source's sentence is gone", one, source=True)
+
+
+def _said(one: Statement, some: Group, alike: float) -> bool:
+    """Whether one of ``some`` says the same as ``one``, as far as ``alike``."""
+    return any(likeness([one], [other]) >= alike for other in some)
 
 
 def _made_up(made_up: Group, was: Group, given: Group) -> Iterator[Finding]:
     numbers = all_of(was, "counts") - WEAK
     for one in made_up:
-        known = max((likeness([one], [x]) for x in given), default=0.0) >= ALIKE
+        known = _said(one, given, ALIKE) or _said(one, was, SAME)  # once more
         # "This amounts to 135": names what the sentence before comes to
         small = len(one.words) < 2 and not one.steps and one.counts and one.counts <= numbers
         if not (one.heading or one.asks or one.assents or known or small):

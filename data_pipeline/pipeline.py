@@ -111,7 +111,8 @@ class Run:
         about: Mapping[str, Any] | None = None,
         observe: Callable[[Progress], None] = lambda progress: None,
     ):
-        self.records = {record.id: record for record in records}
+        self.records = records
+        self._places = {record.id: place for place, record in enumerate(records)}
         self.recipe = recipe
         self.store = store
         self.caller = caller
@@ -120,8 +121,8 @@ class Run:
         self.observe = observe
         self.name = run_name(recipe, source)
         self.about = dict(about or {})
-        self.progress = Progress(len(self.records))
-        self._queue: deque[Record] = deque()
+        self.progress = Progress(len(self._places))
+        self._queue: deque[str] = deque()
         self._undecided: list[str] = []
         self._failed_in_a_row = 0
         self.ended: tuple[End, str] = ("complete", "")
@@ -129,15 +130,15 @@ class Run:
     async def run(self) -> Finished:
         """Process every item. Ends early, with everything settled so far in the store, when
         :meth:`stop` is called, the budget is spent, or the endpoint fails for good."""
-        self.register(self.records.values())
+        self.register(self.records)
         self.progress = self._counted(time.monotonic(), errors=False)
         self.observe(self.progress)
-        self._queue.extend(self.records.values())
+        self._queue.extend(self._places)
         started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
                 with self.caller.item():  # more come: nobody who waits is the last one yet
-                    for _ in range(min(self.workers, len(self.records))):
+                    for _ in range(min(self.workers, len(self._places))):
                         group.create_task(self._work())
                         await asyncio.sleep(0)
         finally:
@@ -151,14 +152,14 @@ class Run:
 
     def register(self, records: Iterable[Record]) -> None:
         """Write down that ``records`` are items of this run."""
-        columns = {record.id: dict(record.columns) for record in records}
+        columns = ((record.id, record.columns) for record in records)
         self.store.put_run(self.name, {**self.about, "recipe": self.recipe.row()}, columns)
 
     def _counted(self, started: float, *, errors: bool) -> Progress:
         """What the store says of these records; without ``errors`` as if none had failed."""
-        progress = Progress(len(self.records), started=started)
+        progress = Progress(len(self._places), started=started)
         for item, status in self.store.statuses(self.name):
-            if item in self.records and (errors or status != "error"):
+            if item in self._places and (errors or status != "error"):
                 progress.add(status)
         return progress
 
@@ -171,12 +172,12 @@ class Run:
     async def _work(self) -> None:
         try:
             while self._queue and not self.caller.stopping.is_set():
-                record = self._queue.popleft()
-                if self.store.claim(self.name, record.id):
-                    if await self._curate(record) is None:
-                        self._undecided.append(record.id)
-                elif not self.store.settled(self.name, record.id):
-                    self._queue.append(record)  # another process has it; it may die of it
+                item = self._queue.popleft()
+                if self.store.claim(self.name, item):
+                    if await self._curate(self.records[self._places[item]]) is None:
+                        self._undecided.append(item)
+                elif not self.store.settled(self.name, item):
+                    self._queue.append(item)  # another process has it; it may die of it
                     await asyncio.sleep(POLL * max(1, self.workers / POLLING))
         except sqlite3.Error as error:
             self.stop("store", str(store_error(self.store.path, error)))

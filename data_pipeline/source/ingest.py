@@ -14,6 +14,7 @@ from sglang_multiverse import corpus
 
 from ..record import Record, item_id
 from ..teacher.call import digest
+from .records import Records
 
 if TYPE_CHECKING:
     from ..config import Source
@@ -36,7 +37,7 @@ class Skipped:
 class Ingested:
     """The records of a source. ``identity`` names source, revision and content."""
 
-    records: list[Record] = field(default_factory=list)
+    records: Records = field(default_factory=Records)
     skipped: list[Skipped] = field(default_factory=list)
     identity: str = ""
 

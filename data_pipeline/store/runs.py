@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,18 +30,27 @@ class Outcome:
 class Runs(Database):
     """The runs of a store."""
 
-    def put_run(self, run: str, about: dict[str, Any], items: dict[str, dict[str, Any]]) -> None:
-        """Register a run over ``items`` (id → source columns) and make it the current one. Items
+    def put_run(
+        self, run: str, about: dict[str, Any], items: Iterable[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """Register a run over ``items`` (id, source columns) and make it the current one. Items
         that an earlier pass of it had, with another limit, stay its items."""
         with self._transaction() as db:
             row = db.execute("SELECT items FROM runs WHERE run = ?", (run,)).fetchone()
             known = json.loads(row["items"]) if row is not None else []
-            every = list(dict.fromkeys([*items, *known]))
+            ours: list[str] = []
+
+            def rows() -> Iterator[tuple[str, str]]:
+                for item, columns in items:
+                    ours.append(item)
+                    yield item, json.dumps(dict(columns), default=str)
+
             db.executemany(
                 "INSERT INTO items VALUES (?, ?) ON CONFLICT (item) DO UPDATE SET "
                 "columns = excluded.columns WHERE columns != excluded.columns",
-                ((item, json.dumps(columns, default=str)) for item, columns in items.items()),
+                rows(),
             )
+            every = list(dict.fromkeys([*ours, *known]))
             db.execute(
                 "INSERT INTO runs (run, about, started_at, items) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (run) DO UPDATE SET started_at = excluded.started_at, "

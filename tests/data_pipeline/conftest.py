@@ -26,7 +26,7 @@ OUTCOMES: dict[str, tuple[int, str]] = {
     "no-parallelism": (2, "no-group"),
     "refused": (3, "refusal"),
     "repaired": (7, ""),
-    "signs-in-math": (5, ""),
+    "signs-in-math": (6, ""),
     "too-deep": (6, ""),
     "two-blocks": (6, ""),
     "wrong-numbers": (5, ""),

@@ -166,7 +166,7 @@ def fill_store(
     ids = [f"{number:016x}" for number in range(items)]
     with Store(path) as store:
         store._db.execute("PRAGMA synchronous = OFF")
-        store.put_run("r", about, {item: columns[n % len(made)] for n, item in enumerate(ids)})
+        store.put_run("r", about, ((item, columns[n % len(made)]) for n, item in enumerate(ids)))
         outcomes = [outcome_of(record, record) for record in made]
         for number, item in enumerate(ids):
             store.settle("r", replace(outcomes[number % len(made)], item=item))

@@ -68,7 +68,7 @@ def fill_store(path: Path, cassettes: list[Cassette]) -> None:
     }
     with Store(path) as store:
         records = [cassette.record() for cassette in cassettes]
-        store.put_run("r", about, {one.id: dict(one.columns) for one in records})
+        store.put_run("r", about, [(one.id, one.columns) for one in records])
         for cassette, record in zip(cassettes, records, strict=True):
             driven = drive(cassette)
             for call in driven.calls:

@@ -34,7 +34,7 @@ def test_there_are_at_least_twelve_items() -> None:
     [
         ("clean", ONCE),
         ("fenced", ONCE),
-        ("signs-in-math", ONCE),
+        ("signs-in-math", [*ONCE, "doubts B1/1"]),
         ("wrong-numbers", ONCE),
         ("dropped-path", [*ONCE, "rewrite B1/2"]),
         ("lost-sentence", [*ONCE[:3], "fill/2", *ONCE[3:]]),

@@ -115,7 +115,7 @@ from pathlib import Path
 from sglang_multiverse.data_pipeline.store.store import Store
 from tests.data_pipeline.test_store import WORST, call, reply
 store = Store(Path({path!r}))
-store.put_run("r", {{}}, {{"i1": {{}}}})
+store.put_run("r", {{}}, [("i1", {{}})])
 assert store.claim("r", "i1")
 store.open_call(call("paid"), WORST)
 store.close_call(call("paid").key, reply())
@@ -143,7 +143,7 @@ def test_after_kill_nine_nothing_is_lost_and_what_was_in_flight_is_known(
 
 def test_items_are_claimed_by_one_of_the_living(path: Path) -> None:
     with Store(path) as one, Store(path) as other:
-        one.put_run("r", {}, {"i1": {"question": "?"}, "i2": {}})
+        one.put_run("r", {}, [("i1", {"question": "?"}), ("i2", {})])
         assert one.claim("r", "i1")
         assert not other.claim("r", "i1")
         one.settle("r", Outcome("i1", "accepted", result={"text": "x"}, keys=("k",)))
@@ -220,7 +220,7 @@ def test_what_is_read_in_pages_is_all_there(path: Path) -> None:
     items = [f"i{number:04}" for number in range(count)]
     with Store(path) as store:
         store._db.execute("PRAGMA synchronous = OFF")
-        store.put_run("r", {}, {item: {"n": item} for item in reversed(items)})
+        store.put_run("r", {}, [(item, {"n": item}) for item in reversed(items)])
         for number, item in enumerate(items):
             one = call(item, item=item, attempt=1 + number % 2)
             assert store.open_call(one, WORST) is Opened.OURS

@@ -42,9 +42,11 @@ def changed(
     ``changed-operation``.
     """
     for old, new in groups:
-        if likeness(old, new) < sure:
+        whole = likeness(old, new)
+        if whole < sure:
             continue
-        yield from _replaced(was, now, old, new)
+        if whole >= SURE:
+            yield from _replaced(was, now, old, new)
         moved = _nots(old) == _nots(new)  # from clause to clause, and none came or went
         asks = any(one.asks for one in (*old, *new))  # the answer may be in the next
         pieces = _pieces(old, new)

@@ -1,6 +1,6 @@
 """What the gates on meaning catch, on cases by someone who had not seen them.
 
-    python benchmarks/meaning.py [--rewrites rewrites | rewrites-holdout | …] [--missed] [--json]
+    python benchmarks/meaning.py [--seen | --rewrites FILE …] [--missed] [--json]
     python benchmarks/meaning.py --judged
     python benchmarks/meaning.py --traces ../shared/traces/wellformed.jsonl [--most 300]
 
@@ -70,7 +70,7 @@ class Tally:
         return dict(sorted(self.counts.items()))
 
 
-def rewritings(name: str) -> tuple[Counts, list[str]]:
+def rewritings(*names: str) -> tuple[Counts, list[str]]:
     """Of each kind of rewriting, conclusion and outline how many are found fault with."""
     tally = Tally()
     wrong = []
@@ -83,7 +83,7 @@ def rewritings(name: str) -> tuple[Counts, list[str]]:
         if bool(findings) != kind.startswith(("dishonest", "false", "nonsense")):
             wrong.append(f"{case} {kind}: {'; '.join(f.message for f in findings) or 'passes'}")
 
-    for row in cases(name):
+    for row in (row for name in names for row in cases(name)):
         source = row["source"]
         for one in row["honest"]:
             count("honest", row["id"], check_faithful(source, one["text"]))
@@ -202,8 +202,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--rewrites",
+        nargs="+",
         choices=REWRITES,
-        default=REWRITES[-1],
+        default=REWRITES[-1:],
+    )
+    parser.add_argument(
+        "--seen",
+        dest="rewrites",
+        action="store_const",
+        const=REWRITES[:-1],
+        help="those that the gates were made with",
     )
     parser.add_argument("--traces", type=Path, metavar="FILE", help="JSONL with a column output")
     parser.add_argument("--judged", action="store_true", help="what the recorded judge said")
@@ -221,7 +229,7 @@ def main() -> None:
         blocks_, doubtful = ends(texts)
         print(f"{blocks_} outermost blocks, {doubtful} with a doubtful conclusion or outline")
         return
-    parts = (rewritings(options.rewrites), blocks())
+    parts = (rewritings(*options.rewrites), blocks())
     if options.json:
         print(json.dumps({kind: counts for part, _ in parts for kind, counts in part.items()}))
         return

@@ -79,10 +79,8 @@ def _body(
     yield f"{_source(about['source'])}\n"
     yield f"Licence of the source: {card['source_license'] or 'not stated here; see the source'}.\n"
     yield "## Generator\n"
-    yield (
-        f"`{recipe['model']}` at {about['base_url']}, sampling {recipe['sampling']}. "
-        f"{_what_it_did(recipe)}\n"
-    )
+    at = f" at {about['endpoint']}" if about.get("endpoint") else ""
+    yield (f"`{recipe['model']}`{at}, sampling {recipe['sampling']}. {_what_it_did(recipe)}\n")
     yield f"Terms of the generator: {card['terms'] or 'not stated; fill in `card.terms`.'}\n"
     yield f"Licence of this dataset: {card['license'] or 'not stated; fill in `card.license`.'}\n"
     yield "## How it was checked\n"

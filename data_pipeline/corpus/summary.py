@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..store.store import OpenBatch, Outcome, Store
+from ..teacher.address import public_host
 
 
 @dataclass
@@ -94,7 +95,7 @@ def summarise(store: Store, run: str | None = None) -> Summary:
     tries, unanswered = store.requests()
     summary = Summary(
         run=row["run"],
-        about=json.loads(row["about"]),
+        about=_about(row["about"]),
         items=json.loads(row["items"]),
         seconds=row["seconds"],
         unanswered=unanswered,
@@ -118,6 +119,14 @@ def summarise(store: Store, run: str | None = None) -> Summary:
         name, *sums = use
         summary.stages[name] = StageUse(*sums)
     return summary
+
+
+def _about(written: str) -> dict[str, Any]:
+    """As a run wrote it. Earlier releases wrote the whole address of the endpoint."""
+    about: dict[str, Any] = json.loads(written)
+    if (address := about.pop("base_url", None)) is not None:
+        about["endpoint"] = public_host(address)
+    return about
 
 
 def _add(summary: Summary, outcome: Outcome) -> None:

@@ -110,6 +110,11 @@ def test_what_is_wrong_is_said_before_anything_is_sent(
     config = configure("http://127.0.0.1:9/v1")
     missing = curate("run", config, "--file", tmp_path / "none.jsonl", exit_code=2)
     assert "No such file" in missing
+    (tmp_path / "fill.md").write_text("---\nname: fill\nversion: 2\n---\nHi {{nothing}}")
+    own = configure("http://127.0.0.1:9/v1", prompts=str(tmp_path))
+    said = curate("run", own, "--store", store, "--dry-run", exit_code=2)
+    assert "fill.md has {{nothing}}, its stage fills {{outline}}" in said
+    config = configure("http://127.0.0.1:9/v1")
     store.write_text("no database at all, this")
     assert "is not a curation store" in curate("run", config, "--store", store, exit_code=2)
 

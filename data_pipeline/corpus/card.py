@@ -13,7 +13,7 @@ from .report import table
 from .summary import Summary
 
 #: Figures of the card: column, title, label of the axis.
-_FIGURES = (
+FIGURES = (
     ("parallelism", "Degree of parallelism", "tokens ÷ critical path"),
     ("net_parallelism", "Net parallelism", "content tokens ÷ critical path"),
     ("blocks", "Blocks per trace", "blocks"),
@@ -195,7 +195,7 @@ def _draw(corpus: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, title, label in _FIGURES:
+    for name, title, label in FIGURES:
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         axes = figure.subplots()
         axes.hist([float(row[name]) for row in corpus], bins=30, color="#4878a8")

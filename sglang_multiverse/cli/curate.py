@@ -194,6 +194,7 @@ def export(
     installed()
     from ..data_pipeline.config import ConfigError
     from ..data_pipeline.corpus.export import ExportError, export_dataset
+    from ..data_pipeline.corpus.pushing import LICENSE
 
     def write(opened: Any) -> None:
         try:
@@ -211,7 +212,7 @@ def export(
         _say_paths(written)
         card = opened.run(run)["about"]
         if not json.loads(card)["card"]["license"]:
-            typer.echo("the card names no license yet: fill in `card.license`", err=True)
+            typer.echo(f"the card names no license yet: {LICENSE}", err=True)
 
     with_store(store, write)
 

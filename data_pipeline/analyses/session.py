@@ -157,7 +157,7 @@ class _Bar:
 def pending(items: Mapping[str, Callable[[], Steps[Any]]], store: Path) -> list[Call]:
     """The first calls of those items whose reply ``store`` does not hold; sends nothing."""
     calls = [next(begin()) for begin in items.values()]
-    if not store.exists():
+    if not store.exists() or not store.stat().st_size:
         return calls
-    with Store(store) as opened:
+    with Store(store, new=False) as opened:
         return [call for call in calls if opened.reply(call.key) is None]

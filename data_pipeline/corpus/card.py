@@ -178,7 +178,7 @@ def _statistics(corpus: Sequence[dict[str, Any]]) -> Iterator[str]:
     body = []
     for name in columns:
         values = [value for row in corpus if not math.isnan(value := float(row[name]))]
-        if not values:
+        if not values or (name == "cost" and not any(values)):
             continue
         cells = (fmean(values), median(values), min(values), max(values))
         body.append((name, *(f"{value:,.4g}" for value in cells)))

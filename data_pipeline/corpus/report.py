@@ -148,8 +148,9 @@ def _markdown(summary: Summary, row: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "Of the outcomes above, whichever run paid for them."
     yield ""
+    columns = ("prompt", "calls", "repairs", "failed", "tokens in", "cached", "tokens out")
     yield from table(
-        ("prompt", "calls", "repairs", "failed", "tokens in", "cached", "tokens out", "cost"),
+        (*columns, "cost") if summary.priced else columns,
         [
             (
                 name,
@@ -159,18 +160,18 @@ def _markdown(summary: Summary, row: dict[str, Any]) -> Iterator[str]:
                 f"{use.input_tokens:,}",
                 f"{use.cached_tokens:,}",
                 f"{use.output_tokens:,}",
-                f"{use.cost:,.4f}",
+                *([f"{use.cost:,.4f}"] if summary.priced else []),
             )
             for name, use in summary.stages.items()
         ],
     )
     store = row["store"]
     yield (
-        f"The store has paid {store['paid_tokens']:,} tokens, {store['paid_cost']:,.4f} "
-        f"{summary.currency}, in {store['requests']:,} requests. "
+        f"The store has paid {store['paid_tokens']:,} tokens{summary.money(store['paid_cost'])}, "
+        f"in {store['requests']:,} requests. "
         f"{store['unanswered_requests']:,} more were sent and never answered; they may have cost "
-        f"up to {store['unanswered_tokens_at_most']:,} tokens, "
-        f"{store['unanswered_cost_at_most']:,.4f} {summary.currency}."
+        f"up to {store['unanswered_tokens_at_most']:,} tokens"
+        f"{summary.money(store['unanswered_cost_at_most'])}."
     )
     yield ""
     yield f"The run took {summary.seconds:,.0f} s."

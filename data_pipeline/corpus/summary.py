@@ -74,6 +74,17 @@ class Summary:
         return currency
 
     @property
+    def priced(self) -> bool:
+        """Whether anything costs: `prices` are given now or were when the store paid."""
+        prices = self.about.get("prices", {})
+        charged = self.paid_cost or self.lost_cost or self.cost
+        return bool(prices.get("input") or prices.get("output") or charged)
+
+    def money(self, cost: float) -> str:
+        """``cost`` after a number of tokens; nothing where nothing has a price."""
+        return f", {cost:,.4f} {self.currency}" if self.priced else ""
+
+    @property
     def reject_rate(self) -> float:
         done = self.by_status["accepted"] + self.by_status["rejected"]
         return self.by_status["rejected"] / done if done else 0.0

@@ -284,7 +284,7 @@ class Config(_Part):
         try:
             options = TypeAdapter(GateOptions).validate_python(self.gates)
         except pydantic.ValidationError as error:
-            raise ValueError(f"gates.{_readable(error)}") from error
+            raise ValueError(f"gates.{readable(error)}") from error
         for name, value in asdict(options).items():
             if not isinstance(value, bool) and not 0 <= value < math.inf:
                 raise ValueError(f"gates.{name}: {value} is no number from 0 on")
@@ -376,7 +376,7 @@ def load(
     try:
         return Config.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{file}: {_readable(error)}") from error
+        raise ConfigError(f"{file}: {readable(error)}") from error
 
 
 def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
@@ -387,7 +387,8 @@ def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
     raw[path[-1]] = value
 
 
-def _readable(error: pydantic.ValidationError) -> str:
+def readable(error: pydantic.ValidationError) -> str:
+    """What is wrong with a part of a configuration, in one line."""
     lines = []
     for one in error.errors():
         where = ".".join(map(str, one["loc"]))

@@ -51,6 +51,8 @@ def load_yaml(text: str) -> Any:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         what = ", ".join(filter(None, (error.context, error.problem)))
         raise YamlError(f"{where}{what}") from error
+    except yaml.reader.ReaderError as error:
+        raise YamlError(f"character {error.position + 1}: {error.reason}") from error
     except yaml.YAMLError as error:
         raise YamlError(" ".join(str(error).split())) from error
     except RecursionError as error:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from ..config import BudgetPart, ConfigError, EndpointPart, PricesPart, SamplingPart
+from ..config import BudgetPart, ConfigError, EndpointPart, PricesPart, SamplingPart, readable
 from ..store.store import Store
 from ..teacher.budget import Budget, Prices
 from ..teacher.call import Call, Sampling
@@ -70,8 +70,7 @@ class Session:
                 store,
             )
         except pydantic.ValidationError as error:
-            wrong = "; ".join(f"{one['loc'][0]}: {one['msg']}" for one in error.errors())
-            raise ConfigError(wrong) from error
+            raise ConfigError(readable(error)) from error
 
     def ask(self, items: Mapping[str, Steps[Value]], title: str) -> tuple[Asked[Value], str]:
         """Ask everything; what came back, and a line on what it took.

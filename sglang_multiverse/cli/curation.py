@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -134,12 +134,16 @@ def say(line: object) -> None:
     except BrokenPipeError:  # of who reads what is printed
         raise
     except OSError as error:
-        with suppress(OSError):
-            sys.stdout.close()  # or the interpreter tries once more when it ends
-        fail(
-            f"standard output cannot be written: {error.strerror or error}. What was done is in "
-            "the store; send the output elsewhere and give the same command again"
-        )
+        _unprintable(error)
+
+
+def _unprintable(error: OSError) -> NoReturn:
+    with suppress(OSError):
+        sys.stdout.close()  # or the interpreter tries once more when it ends
+    fail(
+        f"standard output cannot be written: {error.strerror or error}. What was done is in the "
+        "store; send the output elsewhere and give the same command again"
+    )
 
 
 def _say_end(finished: Finished) -> None:
@@ -431,8 +435,8 @@ def with_store(path: Path, use: Callable[[Any], None], *, into: Path | None = No
     except BrokenPipeError:  # of who reads what is printed
         raise
     except OSError as error:
-        if into is None:
-            fail(error)
+        if into is None:  # nothing but what is printed is written
+            _unprintable(error)
         fail(f"{into} cannot be written: {_why(error, into)}")
     except StoreError as error:
         fail(error)

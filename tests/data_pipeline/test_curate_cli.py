@@ -19,6 +19,7 @@ from sglang_multiverse.data_pipeline.teacher.cassette import Cassette
 
 from .conftest import OUTCOMES, expected
 from .replay import ReplayServer
+from .synthetic import fill_store
 
 Configure = Callable[..., Path]
 
@@ -238,12 +239,17 @@ def test_a_place_that_cannot_be_written_is_named(
     assert f"{tmp_path / 'out'} cannot be written: File too large; make room" in said
 
 
-def test_standard_output_that_takes_no_more_is_one_line(configure: Configure, store: Path) -> None:
-    program = [sys.executable, "-m", "sglang_multiverse.cli", "curate", "run"]
+@pytest.mark.parametrize("name", ["run", "status"])
+def test_standard_output_that_takes_no_more_is_one_line(
+    configure: Configure, store: Path, name: str
+) -> None:
+    program = [sys.executable, "-m", "sglang_multiverse.cli", "curate", name]
     config = configure("http://127.0.0.1:9/v1")
+    if name == "status":
+        fill_store(store, 1)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [*program, str(config), "--store", str(store)],
+            [*program, *([str(config)] if name == "run" else []), "--store", str(store)],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

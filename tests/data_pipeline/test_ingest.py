@@ -204,6 +204,7 @@ endpoint: {base_url: http://localhost/v1, model: m}
         ("batch: {itmes: 1}", r"batch\.itmes: unknown; there are items, megabytes"),
         ("card: {name: 2026-02-30}", r"c\.yaml: line 4, column 14: .*day is out of range"),
         (f"attempts: {'9' * 5000}", "line 4, column 11: .*4300 digits"),
+        ("card: {name: \x01}", r"c\.yaml: character \d+: special characters are not allowed"),
         ("card: " + "[" * 5000, "nested too deep"),
         ("attempts: 1\nattempts: 2", "line 5, column 1: 'attempts' is there a second time"),
         ("card: {name: a, name: b}", "line 4, column 17: 'name' is there a second time"),

@@ -5,24 +5,27 @@ from __future__ import annotations
 import json
 import math
 import os
+import unicodedata
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import pydantic
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from .gates import GateOptions
 from .recipe import Judging, OnFailedRewrite, Recipe, counter
 from .sampling.options import Choice, Draws
+from .teacher.address import public_host
 from .teacher.batch_file import MOST_BYTES, MOST_REQUESTS
 from .teacher.budget import Budget, Prices
 from .teacher.call import Sampling
 from .teacher.collector import Batching
 from .teacher.prompt import PromptError, Prompts
 from .teacher.transport import Endpoint
+from .yaml_file import YamlError, load_yaml
 
 #: Configurations that come with the package, by name.
 FOLDER = Path(__file__).parent / "configs"
@@ -80,6 +83,22 @@ class EndpointPart(_Part):
     tokens_per_minute: float | None = Field(default=None, gt=0)
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
+    @pydantic.field_validator("base_url")
+    @classmethod
+    def _bare(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            _ = parts.port
+        except ValueError as error:
+            raise ValueError(f"it is no address: {error}") from error
+        if "@" in parts.netloc or "?" in value or "#" in value:
+            raise ValueError(
+                "it holds a user and a password, a query or a fragment. An address is named in "
+                "store and messages, a key never: give the address without, and name the "
+                "environment variable that holds the key by `endpoint.api_key_env`"
+            )
+        return value
+
     def build(self) -> Endpoint:
         """The endpoint, with its key.
 
@@ -126,6 +145,15 @@ class PricesPart(_Part):
     output: float = Field(default=0, ge=0)
     cached_input: float | None = Field(default=None, ge=0)
     currency: str = "USD"
+
+    @pydantic.field_validator("currency")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not 1 <= len(value) <= 8 or not all(
+            unicodedata.category(sign) in ("Lu", "Ll", "Lo", "Sc") for sign in value
+        ):
+            raise ValueError("it is no currency: a code or sign of 1 to 8 letters, as USD or €")
+        return value
 
 
 class BudgetPart(_Part):
@@ -256,7 +284,7 @@ class Config(_Part):
         try:
             options = TypeAdapter(GateOptions).validate_python(self.gates)
         except pydantic.ValidationError as error:
-            raise ValueError(f"gates.{_readable(error)}") from error
+            raise ValueError(f"gates.{readable(error)}") from error
         for name, value in asdict(options).items():
             if not isinstance(value, bool) and not 0 <= value < math.inf:
                 raise ValueError(f"gates.{name}: {value} is no number from 0 on")
@@ -299,10 +327,10 @@ class Config(_Part):
         return Budget(**self.budget.model_dump())
 
     def about(self) -> dict[str, Any]:
-        """What a report and a card need to know, without keys."""
+        """What a report and a card need to know, without keys and local addresses."""
         return {
             "source": self.source.model_dump(mode="json", exclude={"limit"}),
-            "base_url": self.endpoint.base_url,
+            "endpoint": public_host(self.endpoint.base_url),
             "prices": asdict(self.price_list()),
             "card": self.card.model_dump(),
             "tokenizer": str(self.tokenizer) if self.tokenizer else None,
@@ -331,8 +359,10 @@ def load(
             )
         file = shipped[path]
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raw = load_yaml(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8; save it as UTF-8") from error
+    except (OSError, YamlError) as error:
         raise ConfigError(f"{file}: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{file} holds no mapping of fields")
@@ -346,7 +376,7 @@ def load(
     try:
         return Config.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{file}: {_readable(error)}") from error
+        raise ConfigError(f"{file}: {readable(error)}") from error
 
 
 def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
@@ -357,10 +387,26 @@ def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
     raw[path[-1]] = value
 
 
-def _readable(error: pydantic.ValidationError) -> str:
+def readable(error: pydantic.ValidationError) -> str:
+    """What is wrong with a part of a configuration, in one line."""
     lines = []
     for one in error.errors():
         where = ".".join(map(str, one["loc"]))
         message = one["msg"].removeprefix("Value error, ")
+        if one["type"] == "extra_forbidden":
+            message = f"unknown; there are {', '.join(_fields_beside(one['loc']))}"
         lines.append(f"{where}: {message}" if where else message)
     return "; ".join(lines)
+
+
+def _fields_beside(place: tuple[int | str, ...]) -> list[str]:
+    """The fields of the part of a configuration that has ``place``."""
+    part: type[BaseModel] = Config
+    for name in place[:-1]:
+        kind = part.model_fields[str(name)].annotation
+        part = next(
+            one
+            for one in (kind, *get_args(kind))
+            if isinstance(one, type) and issubclass(one, BaseModel)
+        )
+    return sorted(part.model_fields)

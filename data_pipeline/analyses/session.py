@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from ..config import BudgetPart, ConfigError, EndpointPart, PricesPart, SamplingPart
+from ..config import BudgetPart, ConfigError, EndpointPart, PricesPart, SamplingPart, readable
 from ..store.store import Store
 from ..teacher.budget import Budget, Prices
 from ..teacher.call import Call, Sampling
@@ -70,8 +70,7 @@ class Session:
                 store,
             )
         except pydantic.ValidationError as error:
-            wrong = "; ".join(f"{one['loc'][0]}: {one['msg']}" for one in error.errors())
-            raise ConfigError(wrong) from error
+            raise ConfigError(readable(error)) from error
 
     def ask(self, items: Mapping[str, Steps[Value]], title: str) -> tuple[Asked[Value], str]:
         """Ask everything; what came back, and a line on what it took.
@@ -157,7 +156,7 @@ class _Bar:
 def pending(items: Mapping[str, Callable[[], Steps[Any]]], store: Path) -> list[Call]:
     """The first calls of those items whose reply ``store`` does not hold; sends nothing."""
     calls = [next(begin()) for begin in items.values()]
-    if not store.exists():
+    if not store.exists() or not store.stat().st_size:
         return calls
-    with Store(store) as opened:
+    with Store(store, new=False) as opened:
         return [call for call in calls if opened.reply(call.key) is None]

@@ -13,7 +13,7 @@ from .report import table
 from .summary import Summary
 
 #: Figures of the card: column, title, label of the axis.
-_FIGURES = (
+FIGURES = (
     ("parallelism", "Degree of parallelism", "tokens ÷ critical path"),
     ("net_parallelism", "Net parallelism", "content tokens ÷ critical path"),
     ("blocks", "Blocks per trace", "blocks"),
@@ -79,10 +79,8 @@ def _body(
     yield f"{_source(about['source'])}\n"
     yield f"Licence of the source: {card['source_license'] or 'not stated here; see the source'}.\n"
     yield "## Generator\n"
-    yield (
-        f"`{recipe['model']}` at {about['base_url']}, sampling {recipe['sampling']}. "
-        f"{_what_it_did(recipe)}\n"
-    )
+    at = f" at {about['endpoint']}" if about.get("endpoint") else ""
+    yield (f"`{recipe['model']}`{at}, sampling {recipe['sampling']}. {_what_it_did(recipe)}\n")
     yield f"Terms of the generator: {card['terms'] or 'not stated; fill in `card.terms`.'}\n"
     yield f"Licence of this dataset: {card['license'] or 'not stated; fill in `card.license`.'}\n"
     yield "## How it was checked\n"
@@ -180,7 +178,7 @@ def _statistics(corpus: Sequence[dict[str, Any]]) -> Iterator[str]:
     body = []
     for name in columns:
         values = [value for row in corpus if not math.isnan(value := float(row[name]))]
-        if not values:
+        if not values or (name == "cost" and not any(values)):
             continue
         cells = (fmean(values), median(values), min(values), max(values))
         body.append((name, *(f"{value:,.4g}" for value in cells)))
@@ -197,7 +195,7 @@ def _draw(corpus: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, title, label in _FIGURES:
+    for name, title, label in FIGURES:
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         axes = figure.subplots()
         axes.hist([float(row[name]) for row in corpus], bins=30, color="#4878a8")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..sampling.tally import lines, tally
-from ..store.store import Store
+from ..store.store import OpenBatch, Store
+from ..teacher.address import without_addresses
 from .summary import Summary, summarise
 
 
@@ -36,7 +38,7 @@ def report_row(summary: Summary) -> dict[str, Any]:
             "items_with_a_block": summary.blocks.items_with_a_block,
         },
         "notes": dict(summary.notes),
-        "error_messages": dict(summary.errors),
+        "error_messages": _errors(summary),
         "stages": {name: asdict(use) for name, use in summary.stages.items()},
         "seconds": summary.seconds,
         "cost": summary.cost,
@@ -48,10 +50,24 @@ def report_row(summary: Summary) -> dict[str, Any]:
             "unanswered_requests": summary.unanswered,
             "unanswered_tokens_at_most": summary.lost_tokens,
             "unanswered_cost_at_most": summary.lost_cost,
-            "open_batches": [asdict(batch) for batch in summary.batches],
+            "open_batches": [_batch(batch) for batch in summary.batches],
         },
         "about": summary.about,
     }
+
+
+def _errors(summary: Summary) -> dict[str, int]:
+    """Messages of failed items, as they may be published."""
+    found: Counter[str] = Counter()
+    for message, count in summary.errors.items():
+        found[without_addresses(message)] += count
+    return dict(found)
+
+
+def _batch(batch: OpenBatch) -> dict[str, Any]:
+    row = asdict(batch)
+    del row["base_url"]
+    return row
 
 
 def write_report(store: Store, folder: Path, run: str | None = None) -> list[Path]:
@@ -132,8 +148,9 @@ def _markdown(summary: Summary, row: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "Of the outcomes above, whichever run paid for them."
     yield ""
+    columns = ("prompt", "calls", "repairs", "failed", "tokens in", "cached", "tokens out")
     yield from table(
-        ("prompt", "calls", "repairs", "failed", "tokens in", "cached", "tokens out", "cost"),
+        (*columns, "cost") if summary.priced else columns,
         [
             (
                 name,
@@ -143,18 +160,18 @@ def _markdown(summary: Summary, row: dict[str, Any]) -> Iterator[str]:
                 f"{use.input_tokens:,}",
                 f"{use.cached_tokens:,}",
                 f"{use.output_tokens:,}",
-                f"{use.cost:,.4f}",
+                *([f"{use.cost:,.4f}"] if summary.priced else []),
             )
             for name, use in summary.stages.items()
         ],
     )
     store = row["store"]
     yield (
-        f"The store has paid {store['paid_tokens']:,} tokens, {store['paid_cost']:,.4f} "
-        f"{summary.currency}, in {store['requests']:,} requests. "
+        f"The store has paid {store['paid_tokens']:,} tokens{summary.money(store['paid_cost'])}, "
+        f"in {store['requests']:,} requests. "
         f"{store['unanswered_requests']:,} more were sent and never answered; they may have cost "
-        f"up to {store['unanswered_tokens_at_most']:,} tokens, "
-        f"{store['unanswered_cost_at_most']:,.4f} {summary.currency}."
+        f"up to {store['unanswered_tokens_at_most']:,} tokens"
+        f"{summary.money(store['unanswered_cost_at_most'])}."
     )
     yield ""
     yield f"The run took {summary.seconds:,.0f} s."

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from sglang_multiverse.text import encodable
+
 from ..store.store import Outcome, Store
 
 
@@ -16,7 +18,7 @@ def describe(
     row = store.run(run)
     columns = store.columns(item)
     names = json.loads(row["about"]).get("source", {}).get("columns", {})
-    question = columns.get(names.get("question", "question"), "")
+    question = encodable(str(columns.get(names.get("question", "question"), "")))
     yield f"item {item}, run {row['run']}"
     yield f"question: {question}"
     outcome = store.outcome(row["run"], item)

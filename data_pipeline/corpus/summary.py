@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..store.store import OpenBatch, Outcome, Store
+from ..teacher.address import public_host
 
 
 @dataclass
@@ -73,6 +74,17 @@ class Summary:
         return currency
 
     @property
+    def priced(self) -> bool:
+        """Whether anything costs: `prices` are given now or were when the store paid."""
+        prices = self.about.get("prices", {})
+        charged = self.paid_cost or self.lost_cost or self.cost
+        return bool(prices.get("input") or prices.get("output") or charged)
+
+    def money(self, cost: float) -> str:
+        """``cost`` after a number of tokens; nothing where nothing has a price."""
+        return f", {cost:,.4f} {self.currency}" if self.priced else ""
+
+    @property
     def reject_rate(self) -> float:
         done = self.by_status["accepted"] + self.by_status["rejected"]
         return self.by_status["rejected"] / done if done else 0.0
@@ -94,7 +106,7 @@ def summarise(store: Store, run: str | None = None) -> Summary:
     tries, unanswered = store.requests()
     summary = Summary(
         run=row["run"],
-        about=json.loads(row["about"]),
+        about=_about(row["about"]),
         items=json.loads(row["items"]),
         seconds=row["seconds"],
         unanswered=unanswered,
@@ -118,6 +130,14 @@ def summarise(store: Store, run: str | None = None) -> Summary:
         name, *sums = use
         summary.stages[name] = StageUse(*sums)
     return summary
+
+
+def _about(written: str) -> dict[str, Any]:
+    """As a run wrote it. Earlier releases wrote the whole address of the endpoint."""
+    about: dict[str, Any] = json.loads(written)
+    if (address := about.pop("base_url", None)) is not None:
+        about["endpoint"] = public_host(address)
+    return about
 
 
 def _add(summary: Summary, outcome: Outcome) -> None:

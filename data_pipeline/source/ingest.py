@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang_multiverse import corpus
+from sglang_multiverse.text import encodable
 
 from ..record import Record, item_id
 from ..teacher.call import digest
@@ -18,6 +19,12 @@ from .records import Records
 
 if TYPE_CHECKING:
     from ..config import Source
+
+#: What a source of files may be.
+FORMATS = (
+    "A source is JSON lines (.jsonl), JSON (.json), either also packed (.gz), or parquet "
+    "(.parquet); convert what is anything else"
+)
 
 
 class IngestError(ValueError):
@@ -70,6 +77,8 @@ def ingest(source: Source) -> Ingested:
             found.records.append(made)
     if not found.records:
         reasons = "; ".join(f"row {one.row}: {one.message}" for one in found.skipped[:3])
+        if reasons and set(found.reasons) == {"unreadable"}:
+            reasons += f". {FORMATS}"
         raise IngestError(f"no row of the source can be used: {reasons or 'it is empty'}")
     return found
 
@@ -118,7 +127,7 @@ def read_record(row: Any, number: int, source: Source) -> Record | Skipped:
         if not isinstance(value, str) or not value.strip():
             what = "is missing" if value is None else "holds no text"
             return Skipped(number, f"no-{role}", f"column {name!r} {what}")
-        texts[role] = value
+        texts[role] = encodable(value)
     for role in ("attempt", "answer"):
         name = getattr(columns, role)
         named = name is not None and role in columns.model_fields_set
@@ -138,8 +147,8 @@ def read_record(row: Any, number: int, source: Source) -> Record | Skipped:
         id=item_id(question, texts["chain"]),
         question=question,
         source=texts["chain"].strip(),
-        attempt=str(attempt or "").strip(),
-        answer=None if answer is None else str(answer),
+        attempt=encodable(str(attempt or "")).strip(),
+        answer=None if answer is None else encodable(str(answer)),
         columns=row,
     )
 

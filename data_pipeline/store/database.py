@@ -61,6 +61,8 @@ CREATE TABLE IF NOT EXISTS batches (
     file TEXT, id TEXT, status TEXT, answered INTEGER NOT NULL DEFAULT 0, closed_at REAL
 ) WITHOUT ROWID
 """
+#: What every store has.
+_TABLES = frozenset(["calls", "ledger", "items", "runs", "outcomes"])
 _BATCHED = "CREATE INDEX IF NOT EXISTS calls_by_owner ON calls (owner, key) WHERE state = 'open'"
 #: Rows read at a time.
 PAGE = 200
@@ -86,9 +88,13 @@ def store_error(path: Path, error: Exception) -> StoreError:
 
 
 class Database:
-    """An open file and the lease of this process on what it has under way there."""
+    """An open file and the lease of this process on what it has under way there.
 
-    def __init__(self, path: Path):
+    Args:
+        new: make a store of a file that is not there or holds nothing.
+    """
+
+    def __init__(self, path: Path, *, new: bool = True):
         self.path = path
         if path.is_dir():
             raise StoreError(f"{path} is a folder; a store is one file, name one in it")
@@ -101,15 +107,26 @@ class Database:
             raise store_error(path, error) from error
         self._db.row_factory = sqlite3.Row
         try:
-            self._prepare()
+            self._prepare(new)
             self.lease = Lease(path.with_name(path.name + ".leases"))
             self.recover()
         except (OSError, sqlite3.Error) as error:
             self._db.close()
             raise store_error(path, error) from error
+        except StoreError:
+            self._db.close()
+            raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, new: bool) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
+        if tables and not tables >= _TABLES:
+            raise StoreError(
+                f"{self.path} is a database of another kind, not a curation store; it was left as "
+                "it is. Name another with --store"
+            )
+        if not tables and not new:
+            raise StoreError(f"{self.path} holds no store; name another with --store")
         if version not in (0, 1):
             raise StoreError(
                 f"{self.path} was written by a newer release (schema {version}, this one knows 1); "

@@ -159,9 +159,13 @@ class StoredCaller:
 def exhausted(ledger: Ledger, worst: Amount, prices: Prices) -> BudgetExhausted:
     """The next call may take ``worst``, which is over the budget, and nothing is in flight."""
     spent = ledger.paid + ledger.lost
+
+    def told(amount: Amount) -> str:
+        money = f" and {amount.cost:.2f} {prices.currency}"
+        return f"{amount.tokens:,} tokens" + (money if prices.input or prices.output else "")
+
     return BudgetExhausted(
-        f"{spent.tokens:,} tokens and {spent.cost:.2f} {prices.currency} are spent or were "
-        f"perhaps charged; the next call could take {worst.tokens:,} tokens and {worst.cost:.2f} "
+        f"{told(spent)} are spent or were perhaps charged; the next call could take {told(worst)} "
         "more, over the budget. Raise `budget` and run again: nothing is lost"
     )
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import yaml
-
+from ..yaml_file import YamlError, load_yaml
 from .call import digest
 
 #: The prompts that come with the package.
@@ -34,17 +33,21 @@ class Prompt:
     def hash(self) -> str:
         return digest(self.text)
 
+    @cached_property
+    def slots(self) -> frozenset[str]:
+        """The names in the text that values go to."""
+        return frozenset(_SLOT.findall(self.text))
+
     def fill(self, **values: str) -> str:
         """The text with every slot filled. Values are never searched for slots.
 
         Raises:
             PromptError: a slot without a value or a value without a slot.
         """
-        wanted = set(_SLOT.findall(self.text))
-        if wanted != set(values):
+        if self.slots != set(values):
             raise PromptError(
-                f"prompt {self.name!r} has the slots {sorted(wanted)}, its stage fills "
-                f"{sorted(values)}; a file of your own must have the same"
+                f"prompt {self.name!r} has the slots {sorted(self.slots)}, its stage fills "
+                f"{sorted(values)}"
             )
         return _SLOT.sub(lambda match: values[match.group(1)], self.text)
 
@@ -68,7 +71,8 @@ class Prompts:
         """The package's prompts, each replaced by the file of its name in ``own``.
 
         Raises:
-            PromptError: a file without front matter, or one that replaces nothing.
+            PromptError: a file without front matter, one that replaces nothing, or one without
+                the slots of the file it replaces.
         """
         prompts = {file.stem: read(file) for file in sorted(FOLDER.glob("*.md"))}
         if own is not None:
@@ -79,19 +83,45 @@ class Prompts:
                     raise PromptError(
                         f"{file} replaces no prompt; there are {', '.join(sorted(prompts))}"
                     )
-                prompts[file.stem] = read(file)
+                mine, theirs = read(file), prompts[file.stem]
+                if mine.slots != theirs.slots:
+                    raise PromptError(
+                        f"{file} has {_named(mine.slots)}, its stage fills {_named(theirs.slots)}: "
+                        f"write the same as in {FOLDER / file.name}"
+                    )
+                prompts[file.stem] = mine
         return cls(prompts)
 
 
 def read(file: Path) -> Prompt:
-    """The prompt of ``file``."""
-    raw = file.read_text(encoding="utf-8")
+    """The prompt of ``file``.
+
+    Raises:
+        PromptError: it has no front matter with its name and a version, or no text after it.
+    """
+    try:
+        raw = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{file} is not UTF-8; save it as UTF-8") from error
     front = _FRONT.match(raw)
     if front is None:
         raise PromptError(f"{file} does not begin with front matter (`---`, name, version, `---`)")
-    head = yaml.safe_load(front.group(1))
+    try:
+        head = load_yaml(front.group(1))
+    except YamlError as error:
+        raise PromptError(f"the front matter of {file} is no YAML: {error}") from error
     if not isinstance(head, dict) or not {"name", "version"} <= set(head):
         raise PromptError(f"the front matter of {file} lacks `name` or `version`")
     if head["name"] != file.stem:
         raise PromptError(f"{file} is named {head['name']!r} inside")
-    return Prompt(file.stem, int(head["version"]), raw[front.end() :].strip())
+    version = head["version"]
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise PromptError(f"the version of {file} is {version!r}; it must be a whole number")
+    text = raw[front.end() :].strip()
+    if not text:
+        raise PromptError(f"{file} holds no text after its front matter")
+    return Prompt(file.stem, version, text)
+
+
+def _named(slots: frozenset[str]) -> str:
+    return ", ".join(f"{{{{{name}}}}}" for name in sorted(slots)) or "no slot"

@@ -16,6 +16,7 @@ from .curation import (
     Start,
     StoreOption,
     installed,
+    say,
     say_batches,
     with_store,
 )
@@ -147,13 +148,13 @@ def _say_status(summary: Summary) -> None:
         typer.echo(f"  {count:>6,}  error: {message}")
     calls = sum(use.calls for use in summary.stages.values())
     typer.echo(
-        f"{calls:,} calls behind the outcomes; the store has paid {summary.paid_tokens:,} tokens, "
-        f"{summary.paid_cost:,.4f} {summary.currency}"
+        f"{calls:,} calls behind the outcomes; the store has paid {summary.paid_tokens:,} tokens"
+        f"{summary.money(summary.paid_cost)}"
     )
     if summary.unanswered:
         typer.echo(
             f"{summary.unanswered:,} requests were sent and never answered; they may have cost up "
-            f"to {summary.lost_tokens:,} tokens, {summary.lost_cost:,.4f} {summary.currency} more"
+            f"to {summary.lost_tokens:,} tokens{summary.money(summary.lost_cost)} more"
         )
     say_batches(summary.batches, err=False)
 
@@ -170,7 +171,7 @@ def report(
     installed()
     from ..data_pipeline.corpus.report import write_report
 
-    with_store(store, lambda opened: _say_paths(write_report(opened, folder, run)))
+    with_store(store, lambda opened: _say_paths(write_report(opened, folder, run)), into=folder)
 
 
 @app.command("export")
@@ -194,6 +195,7 @@ def export(
     installed()
     from ..data_pipeline.config import ConfigError
     from ..data_pipeline.corpus.export import ExportError, export_dataset
+    from ..data_pipeline.corpus.pushing import LICENSE
 
     def write(opened: Any) -> None:
         try:
@@ -211,14 +213,14 @@ def export(
         _say_paths(written)
         card = opened.run(run)["about"]
         if not json.loads(card)["card"]["license"]:
-            typer.echo("the card names no license yet: fill in `card.license`", err=True)
+            typer.echo(f"the card names no license yet: {LICENSE}", err=True)
 
-    with_store(store, write)
+    with_store(store, write, into=folder)
 
 
 def _say_paths(paths: list[Path]) -> None:
     for path in paths:
-        typer.echo(path)
+        say(path)
 
 
 @app.command("show")

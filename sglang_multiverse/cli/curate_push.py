@@ -24,12 +24,14 @@ def command(
 ) -> None:
     """Push a dataset with card and report to the Hugging Face hub.
 
-    The card must name a license. Nothing but card, data, mixture, report and figures goes.
+    The card must name a license. Nothing goes but what the export wrote: card, data, mixture,
+    report and figures.
     """
     installed()
-    from ..data_pipeline.corpus.pushing import PushError, prepare, push
+    from ..data_pipeline.corpus.pushing import PushError, check_repo, prepare, push
 
     try:
+        check_repo(repo)
         upload = prepare(folder)
         for name, size in upload.files.items():
             typer.echo(f"{size:12,}  {name}")

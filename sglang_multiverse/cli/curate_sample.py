@@ -71,9 +71,12 @@ def command(
     )
     try:
         started.run()
-    finally:
-        if not dry_run and store.exists():
+    except typer.Exit as ended:
+        if ended.exit_code == 1:
             with_store(store, _say)
+        raise
+    if not dry_run:
+        with_store(store, _say)
 
 
 def _say(store: Any) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -76,6 +78,8 @@ class Start:
     ):
         for one in files:
             need_file(one)
+        if record is not None:
+            _need_folder(record)
         from ..data_pipeline import config as configs
 
         if files:
@@ -123,9 +127,28 @@ class Start:
             raise typer.Exit(1)
 
 
+def say(line: object) -> None:
+    """Print ``line``; where standard output takes no more, the command ends with a word of it."""
+    try:
+        typer.echo(line)
+    except BrokenPipeError:  # of who reads what is printed
+        raise
+    except OSError as error:
+        _unprintable(error)
+
+
+def _unprintable(error: OSError) -> NoReturn:
+    with suppress(OSError):
+        sys.stdout.close()  # or the interpreter tries once more when it ends
+    fail(
+        f"standard output cannot be written: {error.strerror or error}. What was done is in the "
+        "store; send the output elsewhere and give the same command again"
+    )
+
+
 def _say_end(finished: Finished) -> None:
     progress = finished.progress
-    typer.echo(
+    say(
         f"{progress.accepted:,} accepted, {progress.rejected:,} rejected, "
         f"{progress.errors:,} failed, {progress.total - progress.settled - progress.errors:,} "
         f"pending of {progress.total:,}"
@@ -142,6 +165,15 @@ def _say_end(finished: Finished) -> None:
         )
 
 
+def _need_folder(path: Path) -> None:
+    """End the command where ``path`` is no folder that can be written to, or made."""
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        fail(f"--record {path}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        fail(f"--record {path}: {there} cannot be written to; name another folder")
+
+
 def _dry_run(loaded: Config, recipe: Recipe, ingested: Ingested, path: Path) -> None:
     from ..data_pipeline.estimate import estimate
     from ..data_pipeline.pipeline import run_name
@@ -149,9 +181,9 @@ def _dry_run(loaded: Config, recipe: Recipe, ingested: Ingested, path: Path) -> 
     from ..data_pipeline.store.store import Store, StoreError
 
     pending = ingested.records
-    if path.exists():
+    if path.exists() and (path.is_dir() or path.stat().st_size):
         try:
-            with Store(path) as store:
+            with Store(path, new=False) as store:
                 statuses = store.statuses(run_name(recipe, ingested.identity))
                 done = {item for item, status in statuses if status != "error"}
         except StoreError as error:
@@ -160,7 +192,7 @@ def _dry_run(loaded: Config, recipe: Recipe, ingested: Ingested, path: Path) -> 
     _say_source(ingested)
     _say_estimate(estimate(pending, recipe, loaded.price_list()), loaded)
     if loaded.batch is not None:
-        typer.echo(
+        say(
             f"in batches: {loaded.batch.items:,} items at once, one call each, answered within a "
             f"day; costs at {loaded.batch.price:g} of `prices` (`batch.price`)"
         )
@@ -168,7 +200,7 @@ def _dry_run(loaded: Config, recipe: Recipe, ingested: Ingested, path: Path) -> 
 
 def _say_source(ingested: Ingested) -> None:
     reasons = ", ".join(f"{code} ×{n}" for code, n in ingested.reasons.most_common())
-    typer.echo(
+    say(
         f"{len(ingested.records):,} items"
         + (f"; {len(ingested.skipped):,} rows left out ({reasons})" if ingested.skipped else "")
     )
@@ -180,24 +212,24 @@ def _say_estimate(found: Estimate, loaded: Config) -> None:
     cost = f", {found.cost:,.2f} {prices.currency}" if priced else ""
     worst = f", {found.worst_cost:,.2f} {prices.currency}" if priced else ""
     if loaded.sample is not None:
-        typer.echo(
+        say(
             f"to do: {found.items:,} questions, {found.calls:,.0f} answers, at most "
             f"{found.worst_tokens:,} tokens{worst}, were every answer "
             f"{loaded.sampling.max_tokens:,} tokens long"
         )
         return
-    typer.echo(
+    say(
         f"to do: {found.items:,} items, about {found.calls:,.0f} calls, "
         f"{found.usage.input:,} tokens in and {found.usage.output:,} out{cost}, by length, without "
         "repairs and without a teacher's hidden reasoning"
     )
-    typer.echo(
+    say(
         f"at most: {found.worst_calls:,.0f} calls, {found.worst_tokens:,} tokens{worst}, were "
         f"every task given {loaded.attempts} times and every reply {loaded.sampling.max_tokens:,} "
         "tokens long"
     )
     if not priced:
-        typer.echo("no cost: `prices` is empty; fill it in from the provider's price list")
+        say("no cost: `prices` is empty; fill it in from the provider's price list")
 
 
 def _run(
@@ -214,10 +246,15 @@ def _run(
     from ..data_pipeline.store.store import Store, StoreError, store_error
     from ..data_pipeline.teacher.batch_caller import BatchCaller
     from ..data_pipeline.teacher.caller import StoredCaller, Teacher, preflight
-    from ..data_pipeline.teacher.cassette import record_cassettes
     from ..data_pipeline.teacher.transport import Transport
 
     _say_source(ingested)
+    prices, budget = loaded.prices, loaded.budget
+    if not (prices.input or prices.output or budget.tokens or budget.cost):
+        typer.echo(
+            "neither `prices` nor `budget` is set: costs are not counted, and nothing limits them",
+            err=True,
+        )
     about = {
         **loaded.about(),
         "skipped": dict(ingested.reasons),
@@ -259,10 +296,7 @@ def _run(
             finished = asyncio.run(go(store))
             say_batches(store.open_batches())
             if record is not None:
-                written = record_cassettes(
-                    store, ingested.records, record, secrets=[endpoint.api_key]
-                )
-                typer.echo(f"{len(written):,} cassettes in {record}")
+                _record(store, ingested, record, endpoint.api_key)
     except StoreError as error:
         fail(error)
     except sqlite3.Error as error:
@@ -271,6 +305,19 @@ def _run(
         typer.echo("stopped; requests in flight were dropped and may have been charged", err=True)
         raise typer.Exit(1) from None
     return finished
+
+
+def _record(store: Store, ingested: Ingested, folder: Path, key: str) -> None:
+    from ..data_pipeline.teacher.cassette import record_cassettes
+
+    try:
+        written = record_cassettes(store, ingested.records, folder, secrets=[key])
+    except OSError as error:
+        fail(
+            f"--record {folder}: {error.strerror or error}. The replies are in the store; the same "
+            "command writes them once the folder can be written to"
+        )
+    say(f"{len(written):,} cassettes in {folder}")
 
 
 def _no_batch_waits(store: Store) -> None:
@@ -303,7 +350,7 @@ async def _interruptible(run: Run, *, batches: bool) -> Finished:
             return
         what = "ending after the calls in flight; Ctrl-C again drops them"
         if batches:
-            what = "ending; batches go on at the provider"
+            what = "ending; " + _batches_go_on(run.store)
         typer.echo(f"\n{what}", err=True)
         run.stop()
 
@@ -314,6 +361,14 @@ async def _interruptible(run: Run, *, batches: bool) -> Finished:
     finally:
         for name in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(name)
+
+
+def _batches_go_on(store: Store) -> str:
+    try:
+        some = bool(store.open_batches())
+    except sqlite3.Error:  # told when the run ends
+        some = True
+    return "batches go on at the provider" if some else "no batch was sent"
 
 
 class _Display:
@@ -331,7 +386,7 @@ class _Display:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=Console(file=sys.stderr),
         )
         self._task = self._bar.add_task("", total=None, note="")
@@ -364,16 +419,35 @@ class _Display:
         )
 
 
-def with_store(path: Path, use: Callable[[Any], None]) -> None:
-    """Call ``use`` with the store in ``path``; what is wrong with it ends the command."""
+#: What to do where a file cannot grow.
+_FULL = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+
+
+def with_store(path: Path, use: Callable[[Any], None], *, into: Path | None = None) -> None:
+    """Call ``use`` with the store in ``path``; what is wrong with it, or with the folder ``into``
+    that it writes to, ends the command."""
     from ..data_pipeline.store.store import Store, StoreError, store_error
 
     if not path.exists():
         fail(f"no store {path}; `multiverse curate run` makes one, --store names another")
     try:
-        with Store(path) as store:
+        with Store(path, new=False) as store:
             use(store)
-    except (StoreError, OSError) as error:
+    except BrokenPipeError:  # of who reads what is printed
+        raise
+    except OSError as error:
+        if into is None:  # nothing but what is printed is written
+            _unprintable(error)
+        fail(f"{into} cannot be written: {_why(error, into)}")
+    except StoreError as error:
         fail(error)
     except sqlite3.Error as error:
         fail(store_error(path, error))
+
+
+def _why(error: OSError, into: Path) -> str:
+    if (into.exists() or into.is_symlink()) and not into.is_dir():
+        return "it is a file; name a folder"
+    if error.errno in _FULL:
+        return f"{os.strerror(error.errno)}; make room, or name a folder on another disk"
+    return f"{error.strerror or error}; name another folder"

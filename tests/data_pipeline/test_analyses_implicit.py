@@ -147,6 +147,9 @@ def test_what_is_missing_is_named(asked: list[Any], tmp_path: Path) -> None:
     assert "--base-url" in analyse(*asked, exit_code=2)
     assert "--model" in analyse(*asked, "--base-url", "http://127.0.0.1:9/v1", exit_code=2)
     endpoint = ["--base-url", "http://127.0.0.1:9/v1", "--model", "m"]
+    secret = ["--base-url", "http://u:pw-SECRET@host/v1", "--model", "m"]
+    said = analyse(*asked, *secret, exit_code=2)
+    assert "base_url: it holds a user and a password" in said and "SECRET" not in said
     said = analyse(*asked, *endpoint, "--api-key-env", "NO_SUCH_KEY_HERE", exit_code=2)
     assert "NO_SUCH_KEY_HERE" in said
     assert "--price-input" in analyse(*asked, *endpoint, "--budget-cost", 1, exit_code=2)

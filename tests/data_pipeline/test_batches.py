@@ -20,6 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sglang_multiverse.cli import app
+from sglang_multiverse.cli.curation import _batches_go_on
 from sglang_multiverse.data_pipeline import config as configs
 from sglang_multiverse.data_pipeline.corpus.export import export_dataset
 from sglang_multiverse.data_pipeline.corpus.summary import Summary, summarise
@@ -435,6 +436,13 @@ def test_a_batch_that_is_gone_is_given_up_only_when_told(store: Path) -> None:
         assert opened.requests() == (2, 1), "it was perhaps charged"
 
 
+def test_an_interrupt_promises_no_batch_that_is_not_there(store: Path) -> None:
+    with Store(store) as opened:
+        assert _batches_go_on(opened) == "no batch was sent"
+        opened.fill_batch("ours", "http://x/v1", [Filing(call(), worst_case(call(), PRICES))])
+        assert _batches_go_on(opened) == "batches go on at the provider"
+
+
 def test_killed_and_interrupted_it_goes_on_with_the_same_batch(
     few: list[Cassette], server: ReplayServer, configure: Configure, store: Path
 ) -> None:
@@ -461,6 +469,7 @@ def test_killed_and_interrupted_it_goes_on_with_the_same_batch(
         process.wait()
     assert "batch batch_0 (2 calls, in_progress) is open" in err
     assert "--batch` fetches its replies" in err and "goes on from here" in err
+    assert "ending; batches go on at the provider" in err
     said = CliRunner().invoke(app, ["curate", "status", "--store", str(store)]).output
     assert "batch batch_0 (2 calls, in_progress) is open" in said
     online = configure(server.url, items=few)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,7 @@ from sglang_multiverse.data_pipeline.teacher.cassette import Cassette
 
 from .conftest import OUTCOMES, expected
 from .replay import ReplayServer
+from .synthetic import fill_store
 
 Configure = Callable[..., Path]
 
@@ -27,6 +33,11 @@ def curate(*arguments: object, exit_code: int = 0) -> str:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "store.sqlite"
+
+
+@pytest.fixture
+def clean(cassettes: list[Cassette]) -> list[Cassette]:
+    return [cassette for cassette in cassettes if cassette.name == "clean"]
 
 
 def test_from_a_file_to_a_dataset(
@@ -110,8 +121,143 @@ def test_what_is_wrong_is_said_before_anything_is_sent(
     config = configure("http://127.0.0.1:9/v1")
     missing = curate("run", config, "--file", tmp_path / "none.jsonl", exit_code=2)
     assert "No such file" in missing
+    (tmp_path / "fill.md").write_text("---\nname: fill\nversion: 2\n---\nHi {{nothing}}")
+    own = configure("http://127.0.0.1:9/v1", prompts=str(tmp_path))
+    said = curate("run", own, "--store", store, "--dry-run", exit_code=2)
+    assert "fill.md has {{nothing}}, its stage fills {{outline}}" in said
+    config = configure("http://127.0.0.1:9/v1")
     store.write_text("no database at all, this")
     assert "is not a curation store" in curate("run", config, "--store", store, exit_code=2)
+
+
+def test_a_file_that_is_no_store_is_left_as_it_is(configure: Configure, tmp_path: Path) -> None:
+    config, other, empty = configure("http://127.0.0.1:9/v1"), tmp_path / "db", tmp_path / "empty"
+    with closing(sqlite3.connect(other)) as db:
+        db.execute("CREATE TABLE foo (a)")
+    empty.touch()
+    before = other.read_bytes()
+    for command in (["status"], ["show", "abc"], ["report", tmp_path / "r"], ["export", "out"]):
+        assert "of another kind" in curate(*command, "--store", other, exit_code=2)
+        assert "holds no store" in curate(*command, "--store", empty, exit_code=2)
+    assert "of another kind" in curate("run", config, "--store", other, "--dry-run", exit_code=2)
+    assert "to do: 14" in curate("run", config, "--store", empty, "--dry-run")
+    assert other.read_bytes() == before and empty.read_bytes() == b""
+
+
+def test_a_place_for_cassettes_is_looked_at_before_anything_is_paid(
+    clean: list[Cassette], configure: Configure, store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with ReplayServer(clean) as server:
+        config = configure(server.url, items=clean)
+        for place in (tmp_path / "file", tmp_path / "file" / "tapes"):
+            for more in ([], ["--dry-run"]):
+                said = curate(
+                    "run", config, "--store", store, "--record", place, *more, exit_code=2
+                )
+                assert f"{tmp_path / 'file'} is a file; name a folder" in said
+        assert server.requests == [] and not store.exists()
+        curate("run", config, "--store", store, "--record", tmp_path / "new" / "tapes")
+    assert len(list((tmp_path / "new" / "tapes").iterdir())) == 1
+
+
+def test_cassettes_that_cannot_be_written_are_one_line(
+    clean: list[Cassette],
+    configure: Configure,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cassette = "sglang_multiverse.data_pipeline.teacher.cassette.record_cassettes"
+    monkeypatch.setattr(cassette, full)
+    with ReplayServer(clean) as server:
+        config = configure(server.url, items=clean)
+        said = curate("run", config, "--store", store, "--record", tmp_path / "t", exit_code=2)
+    assert "No space left on device. The replies are in the store" in said
+
+
+def test_what_costs_nothing_is_not_told_in_money(
+    clean: list[Cassette], configure: Configure, store: Path, tmp_path: Path
+) -> None:
+    neither = "neither `prices` nor `budget` is set"
+    with ReplayServer(clean) as server:
+        config = configure(server.url, items=clean, prices={})
+        assert neither in curate("run", config, "--store", store)
+        limited = curate("run", config, "--store", store, "--budget-tokens", 10**7)
+        assert neither not in limited
+        assert "USD" not in curate(
+            *("run", config, "--store", tmp_path / "s", "--budget-tokens", 900), exit_code=1
+        )
+        assert "USD" not in curate("status", "--store", store)
+        curate("export", tmp_path / "out", "--store", store, "--no-plots")
+        for page in ("README.md", "report/report.md"):
+            text = (tmp_path / "out" / page).read_text()
+            assert "USD" not in text and "| cost |" not in text
+        priced = configure(server.url, items=clean)
+        assert neither not in curate("run", priced, "--store", tmp_path / "priced")
+        assert " USD" in curate("status", "--store", tmp_path / "priced")
+
+
+def test_an_export_says_how_its_card_gets_a_license(
+    clean: list[Cassette], configure: Configure, store: Path, tmp_path: Path
+) -> None:
+    """And doing what it says gives it one, without a call."""
+    with ReplayServer(clean) as server:
+        curate("run", configure(server.url, items=clean), "--store", store)
+        sent = len(server.requests)
+        said = curate("export", tmp_path / "a", "--store", store, "--no-plots")
+        assert "write `card.license` into the configuration, give the command of the run" in said
+        licensed = configure(server.url, items=clean, card={"license": "mit"})
+        curate("run", licensed, "--store", store)
+        assert len(server.requests) == sent
+    said = curate("export", tmp_path / "b", "--store", store, "--no-plots")
+    assert "license" not in said and "license: mit" in (tmp_path / "b" / "README.md").read_text()
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    clean: list[Cassette],
+    configure: Configure,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with ReplayServer(clean) as server:
+        curate("run", configure(server.url, items=clean), "--store", store)
+    (tmp_path / "file").touch()
+    for command in ("export", "report"):
+        said = curate(command, tmp_path / "file", "--store", store, exit_code=2)
+        assert f"{tmp_path / 'file'} cannot be written: it is a file; name a folder" in said
+
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(errno.EFBIG, "Error writing bytes to file. Detail: [errno 27] File too large")
+
+    monkeypatch.setattr("sglang_multiverse.data_pipeline.corpus.export.write_shards", full)
+    said = curate("export", tmp_path / "out", "--store", store, exit_code=2)
+    assert f"{tmp_path / 'out'} cannot be written: File too large; make room" in said
+
+
+@pytest.mark.parametrize("name", ["run", "status"])
+def test_standard_output_that_takes_no_more_is_one_line(
+    configure: Configure, store: Path, name: str
+) -> None:
+    program = [sys.executable, "-m", "sglang_multiverse.cli", "curate", name]
+    config = configure("http://127.0.0.1:9/v1")
+    if name == "status":
+        fill_store(store, 1)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*program, *([str(config)] if name == "run" else []), "--store", str(store)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: standard output cannot be written: No space left")
+    assert done.stderr.count("\n") == 1
 
 
 def test_every_cassette_has_its_outcome(cassettes: list[Cassette]) -> None:

@@ -21,11 +21,14 @@ from sglang_multiverse.data_pipeline.corpus.export import (
     export_dataset,
 )
 from sglang_multiverse.data_pipeline.corpus.mixture import Example, mixture
+from sglang_multiverse.data_pipeline.corpus.report import write_report
 from sglang_multiverse.data_pipeline.corpus.spool import Spool
 from sglang_multiverse.data_pipeline.pipeline import outcome_of
 from sglang_multiverse.data_pipeline.recipe import Recipe
 from sglang_multiverse.data_pipeline.record import Record, Rejection
-from sglang_multiverse.data_pipeline.store.store import Opened, Store
+from sglang_multiverse.data_pipeline.store.store import Filing, Opened, Outcome, Store
+from sglang_multiverse.data_pipeline.teacher.budget import Amount
+from sglang_multiverse.data_pipeline.teacher.call import Call, Message, Sampling
 from sglang_multiverse.data_pipeline.teacher.cassette import Cassette
 from sglang_multiverse.dialect import MULTIVERSE
 from sglang_multiverse.flatten import flatten_text
@@ -38,12 +41,11 @@ from .synthetic import fill_store as fill_synthetic
 
 def fill_store(path: Path, cassettes: list[Cassette]) -> None:
     """A store as a run leaves it, without server: stages driven from cassettes."""
-    from sglang_multiverse.data_pipeline.teacher.budget import Amount
     from sglang_multiverse.data_pipeline.teacher.call import Reply, Usage
 
     about = {
         "recipe": Recipe("teacher").row(),
-        "base_url": "http://replay/v1",
+        "base_url": "http://user:pw-SECRET@api.example.com/v1?key=pw-SECRET",
         "prices": {"currency": "EUR"},
         "card": {
             "name": "trial",
@@ -176,6 +178,33 @@ def test_the_report_counts(exported: Path) -> None:
     text = (exported / "report" / "report.md").read_text()
     assert "| rewrite | `lost-content` | 1 |" in text
     assert "| no-answer | 2 |" in text
+
+
+def test_no_more_than_the_public_host_of_the_endpoint_leaves(exported: Path) -> None:
+    """The store is of a release that kept the whole address."""
+    assert "`teacher` at api.example.com, sampling" in (exported / "README.md").read_text()
+    for path in (exported / "README.md", *(exported / "report").iterdir()):
+        assert "SECRET" not in path.read_text() and "example.com/v1" not in path.read_text()
+
+
+def a_call() -> Call:
+    return Call("i", "fill", "1", "fill", "h", "m", Sampling(), (Message("user", "?"),))
+
+
+def test_messages_in_a_report_name_no_local_address(
+    tmp_path: Path, cassettes: list[Cassette]
+) -> None:
+    clean = next(one for one in cassettes if one.name == "clean")
+    fill_store(tmp_path / "s", [clean])
+    said = "http://u:pw-SECRET@10.0.0.3:8000/v1 (model m): HTTP 500 of https://api.example.com/v1"
+    with Store(tmp_path / "s") as store:
+        store.settle("r", Outcome(clean.id, "error", "transport", "transport", {"message": said}))
+        assert store.fill_batch("b", "http://10.0.0.3:8000/v1", [Filing(a_call(), Amount(1, 0.0))])
+        write_report(store, tmp_path / "out")
+    text = (tmp_path / "out" / "report.json").read_text()
+    assert "(local address) (model m): HTTP 500 of api.example.com" in text
+    assert "10.0.0.3" not in text and json.loads(text)["store"]["open_batches"]
+    assert "10.0.0.3" not in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_nothing_is_overwritten(exported: Path) -> None:

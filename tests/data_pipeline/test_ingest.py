@@ -150,6 +150,23 @@ def test_what_cannot_be_read_is_named(file: Path, content: str, message: str) ->
         ingest(Source(files=[file]))
 
 
+def test_of_a_file_of_another_kind_it_is_said_what_is_read(tmp_path: Path) -> None:
+    table = tmp_path / "rows.csv"
+    table.write_text("question,solution\n1,2\n")
+    with pytest.raises(
+        IngestError, match=r"rows\.csv:1: not JSON.*JSON lines \(\.jsonl\).*parquet"
+    ):
+        ingest(Source(files=[table]))
+
+
+def test_half_characters_are_replaced(file: Path) -> None:
+    half = row("What \ud83d?", deepseek_attempt="A \ud83d", solution="\udc00")
+    half["deepseek_thinking_trajectory"] = "Well \ud83d, \ud83d\ude00."
+    (record,) = ingest(Source(files=[lines(file, [half])])).records
+    found = (record.question, record.source, record.attempt, record.answer)
+    assert found == ("What \ufffd?", "Well \ufffd, \U0001f600.", "A \ufffd", "\ufffd")
+
+
 def test_a_file_that_is_missing_is_named(file: Path) -> None:
     with pytest.raises(IngestError, match="No such file"):
         ingest(Source(files=[file]))
@@ -182,7 +199,17 @@ endpoint: {base_url: http://localhost/v1, model: m}
         ("gates: {max_dept: 2}", "unknown max_dept; there are"),
         ("budget: {cost: 5}", "without `prices`"),
         ("attempts: 0", "attempts: .*greater than or equal to 1"),
-        ("colour: blue", "colour: Extra inputs"),
+        ("colour: blue", "colour: unknown; there are attempts, batch, benefit, "),
+        ("sampling: {temprature: 1}", r"sampling\.temprature: unknown; there are extra, max_tok"),
+        ("batch: {itmes: 1}", r"batch\.itmes: unknown; there are items, megabytes"),
+        ("card: {name: 2026-02-30}", r"c\.yaml: line 4, column 14: .*day is out of range"),
+        (f"attempts: {'9' * 5000}", "line 4, column 11: .*4300 digits"),
+        ("card: {name: \x01}", r"c\.yaml: character \d+: special characters are not allowed"),
+        ("card: " + "[" * 5000, "nested too deep"),
+        ("attempts: 1\nattempts: 2", "line 5, column 1: 'attempts' is there a second time"),
+        ("card: {name: a, name: b}", "line 4, column 17: 'name' is there a second time"),
+        ("prices: {input: 1, currency: '[/x]'}", r"prices\.currency: it is no currency"),
+        ("prices: {input: 1, currency: ''}", r"prices\.currency: it is no currency"),
         ("prompts: /nowhere", "no folder of prompts"),
         ("tokenizer: /nowhere", "no tokenizer.json"),
         ("{", "while parsing"),
@@ -214,6 +241,36 @@ def test_a_key_that_is_not_set_is_asked_for(
     assert loaded.endpoint.build().api_key == "sk-1"
     assert "sk-1" not in repr(loaded.endpoint.build())
     assert "sk-1" not in json.dumps(loaded.about())
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["user:pw-SECRET@host/v1", "pw-SECRET@host/v1", "host/v1?key=pw-SECRET", "h/v1#SECRET"],
+)
+def test_an_address_with_a_key_in_it_is_refused(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ConfigError, match=r"endpoint\.base_url: .*api_key_env") as error:
+        load(tmp_path, GOOD, **{"endpoint.base_url": f"http://{address}"})
+    assert "SECRET" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("https://api.example.com:8443/v1beta/openai/", "api.example.com"),
+        ("http://8.8.8.8/v1", "8.8.8.8"),
+        ("http://localhost:30000/v1", None),
+        ("http://gpu7:30000/v1", None),
+        ("http://teacher.lan/v1", None),
+        ("http://10.0.0.3:8000/v1", None),
+        ("http://[fd00::1]:8000/v1", None),
+    ],
+)
+def test_of_the_endpoint_no_more_than_a_public_host_is_told(
+    tmp_path: Path, address: str, told: str | None
+) -> None:
+    about = load(tmp_path, GOOD, **{"endpoint.base_url": address}).about()
+    assert about["endpoint"] == told
+    assert "//" not in json.dumps(about)
 
 
 def test_an_estimate_grows_with_the_chains(file: Path) -> None:

@@ -9,11 +9,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from typer.testing import CliRunner
 
 from sglang_multiverse.cli import app
+from sglang_multiverse.data_pipeline.corpus.export import export_dataset
 from sglang_multiverse.data_pipeline.corpus.pushing import PushError, prepare, push
+from sglang_multiverse.data_pipeline.store.store import Store
+
+from .synthetic import fill_store
 
 
 def dataset(folder: Path, licence: str = "license: apache-2.0\n") -> Path:
@@ -59,14 +64,17 @@ def test_it_goes_to_a_private_repository_without_what_is_none_of_its_business(
     )
     assert sent == "upload_folder"
     assert what["repo_id"] == "me/x"
-    assert "README.md" in what["allow_patterns"]
-    assert not any("secret" in pattern or pattern == "*" for pattern in what["allow_patterns"])
+    assert what["allow_patterns"] == list(prepare(tmp_path / "d").files)
     assert push(tmp_path / "d", "me/x", public=True, api=hub)
     assert hub.asked[2][1]["private"] is False
 
 
-def test_what_would_go(tmp_path: Path) -> None:
-    upload = prepare(dataset(tmp_path / "d"))
+def test_what_would_go_is_what_the_export_wrote(tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "d")
+    for stray in ("data/notes.txt", "data/train.parquet", "report/old.md", "figures/mine.png"):
+        (folder / stray).parent.mkdir(exist_ok=True)
+        (folder / stray).write_text("mine")
+    upload = prepare(folder)
     assert sorted(upload.files) == [
         "README.md",
         "data/train-00000-of-00001.parquet",
@@ -80,6 +88,60 @@ def test_a_card_without_a_license_does_not_leave(tmp_path: Path) -> None:
     with pytest.raises(PushError, match="names no license"):
         push(dataset(tmp_path / "d", licence=""), "me/x", api=hub)
     assert hub.asked == []
+
+
+def test_all_that_an_export_writes_goes(tmp_path: Path) -> None:
+    fill_store(tmp_path / "s", 1)
+    with Store(tmp_path / "s") as store:
+        written = export_dataset(store, tmp_path / "d")
+    card = tmp_path / "d" / "README.md"
+    card.write_text(card.read_text().replace("---\n", "---\nlicense: mit\n", 1))
+    assert sorted(prepare(tmp_path / "d").files) == sorted(
+        str(path.relative_to(tmp_path / "d")) for path in written
+    )
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        (b"---\nlicense: [\n---\n", "front matter of .*README.md is no YAML: line "),
+        (b"---\n- a\n---\n", "is no list of fields"),
+        (b"\xff\xfe", "README.md is not UTF-8"),
+        (b"# no front matter\n", "names no license"),
+        (b"---\nlicense: 5\n---\n", "license 5 is none that the hub knows"),
+        (b"---\nlicense: {a: 1}\n---\n", "is none that the hub knows"),
+        (b"---\nlicense: Apache 2.0\n---\n", "'Apache 2.0' is none that the hub knows"),
+    ],
+)
+def test_an_odd_card_is_one_line_before_anything_is_sent(
+    tmp_path: Path, card: bytes, message: str
+) -> None:
+    folder = dataset(tmp_path / "d")
+    (folder / "README.md").write_bytes(card)
+    hub = Hub()
+    with pytest.raises(PushError, match=message):
+        push(folder, "me/x", api=hub)
+    assert hub.asked == []
+    dry = CliRunner().invoke(app, ["curate", "push", str(folder), "--repo-id", "me/x", "--dry-run"])
+    assert dry.exit_code == 2 and dry.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("repo", ["a b/c/d", "a b/c", "me/x.git", "alone", "me/-x"])
+def test_a_name_that_the_hub_cannot_have_is_refused_in_a_dry_run_too(
+    tmp_path: Path, repo: str
+) -> None:
+    folder = str(dataset(tmp_path / "d"))
+    dry = CliRunner().invoke(app, ["curate", "push", folder, "--repo-id", repo, "--dry-run"])
+    assert dry.exit_code == 2 and repo in dry.output
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
+    hub = HfApi(endpoint="http://127.0.0.1:9", token="hf_x")
+    with pytest.raises(PushError, match=r"the hub at http://127\.0\.0\.1:9 cannot be reached: "):
+        push(dataset(tmp_path / "d"), "me/x", api=hub)
 
 
 def test_a_folder_that_is_no_dataset(tmp_path: Path) -> None:

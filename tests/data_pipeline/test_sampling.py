@@ -246,6 +246,16 @@ def test_all_right_answers_become_rows(tmp_path: Path) -> None:
     assert sum(row["blocks"] > 0 for row in rows) == 5
 
 
+def test_a_command_that_is_refused_tells_no_tally(tmp_path: Path) -> None:
+    with model(answers) as (url, _):
+        config, store = files(tmp_path, url)
+        assert "18 answers" in curate("sample", config, *store).output
+    (tmp_path / "empty.json").write_text("[]")
+    refused = curate("sample", config, *store, "--file", str(tmp_path / "empty.json"))
+    assert refused.exit_code == 2
+    assert "it is empty" in refused.output and "18 answers" not in refused.output
+
+
 def test_commands_that_belong_to_the_other_kind_say_so(tmp_path: Path) -> None:
     config, store = files(tmp_path, "http://127.0.0.1:9/v1")
     found = curate("run", config, *store)

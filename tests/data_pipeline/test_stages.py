@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -290,10 +291,8 @@ def test_every_prompt_is_versioned_and_none_holds_a_task_line() -> None:
         assert "Task:" not in prompt.text
 
 
-def test_own_prompts_replace_those_of_the_package(tmp_path: object) -> None:
-    from pathlib import Path
-
-    own = Path(str(tmp_path)) / "prompts"
+def test_own_prompts_replace_those_of_the_package(tmp_path: Path) -> None:
+    own = tmp_path / "prompts"
     own.mkdir()
     (own / "repair.md").write_text("---\nname: repair\nversion: 7\n---\nMend:\n{{findings}}\n")
     prompts = Prompts.load(own)
@@ -301,6 +300,29 @@ def test_own_prompts_replace_those_of_the_package(tmp_path: object) -> None:
     (own / "rewirte.md").write_text("---\nname: rewirte\nversion: 1\n---\nx")
     with pytest.raises(PromptError, match="replaces no prompt"):
         Prompts.load(own)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "---\nname: repair\nversion: 2\n---\nHi {{nothing}}",
+            r"\{\{nothing}}, .*\{\{findings}}: ",
+        ),
+        ("---\nname: repair\nversion: 2\n---\nHi", r"no slot, its stage fills \{\{findings}}"),
+        ("---\nname: [\n---\nx", "front matter of .*repair.md is no YAML: line "),
+        ("---\n- a\n---\nx", "lacks `name` or `version`"),
+        ("---\nname: repair\nversion: two\n---\n{{findings}}", "'two'; it must be a whole number"),
+        ("---\nname: repair\nversion:\n---\n{{findings}}", "None; it must be a whole number"),
+        ("---\nname: repair\nversion: 2\n---\n\n", "holds no text"),
+        (b"---\nname: repair\nversion: 2\n---\n\xff{{findings}}", "repair.md is not UTF-8"),
+    ],
+)
+def test_an_own_prompt_is_checked_whole(tmp_path: Path, content: str | bytes, message: str) -> None:
+    raw = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "repair.md").write_bytes(raw)
+    with pytest.raises(PromptError, match=message):
+        Prompts.load(tmp_path)
 
 
 def test_a_slot_too_many_or_too_few_is_named(tmp_path: object) -> None:

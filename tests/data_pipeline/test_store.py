@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -246,3 +248,24 @@ def test_what_is_read_in_pages_is_all_there(path: Path) -> None:
         assert store.outcome("r", "nobody") is None
         assert store.columns_of([*items[:3], "nobody"]) == {item: {"n": item} for item in items[:3]}
         assert list(store.each_outcome("another run")) == []
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_database_of_another_kind_is_left_as_it_is(path: Path, version: int) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE foo (a)")
+        db.execute(f"PRAGMA user_version = {version}")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="a database of another kind, not a curation store"):
+        Store(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_only_reads_makes_no_store_of_an_empty_file(path: Path) -> None:
+    path.touch()
+    with pytest.raises(StoreError, match="holds no store"):
+        Store(path, new=False)
+    assert path.read_bytes() == b""
+    Store(path).close()
+    Store(path, new=False).close()

@@ -179,12 +179,17 @@ def _statistics(corpus: Sequence[dict[str, Any]]) -> Iterator[str]:
     )
     body = []
     for name in columns:
-        values = [value for row in corpus if not math.isnan(value := float(row[name]))]
+        values = _values(corpus, name)
         if not values:
             continue
         cells = (fmean(values), median(values), min(values), max(values))
         body.append((name, *(f"{value:,.4g}" for value in cells)))
     yield from table(("", "mean", "median", "least", "most"), body)
+
+
+def _values(corpus: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """Of the rows that have one."""
+    return [value for row in corpus if not math.isnan(value := float(row[name]))]
 
 
 def _ratio(corpus: Sequence[dict[str, Any]], name: str) -> float:
@@ -198,9 +203,12 @@ def _draw(corpus: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, title, label in _FIGURES:
+        values = _values(corpus, name)
+        if not values:
+            continue
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         axes = figure.subplots()
-        axes.hist([float(row[name]) for row in corpus], bins=30, color="#4878a8")
+        axes.hist(values, bins=30, color="#4878a8")
         axes.set(title=title, xlabel=label, ylabel="traces")
         path = folder / f"{name}.png"
         figure.savefig(path, dpi=120)

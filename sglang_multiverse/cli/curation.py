@@ -170,6 +170,7 @@ def _say_source(ingested: Ingested) -> None:
     typer.echo(
         f"{len(ingested.records):,} items"
         + (f"; {len(ingested.skipped):,} rows left out ({reasons})" if ingested.skipped else "")
+        + (f"; {ingested.untagged:,} chains in <think> tags, taken off" * bool(ingested.untagged))
     )
 
 

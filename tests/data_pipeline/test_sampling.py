@@ -216,8 +216,10 @@ def test_from_questions_to_a_dataset_that_trains(tmp_path: Path) -> None:
 
     run = json.loads(curate("status", *store, "--json").output)
     assert run["rejections"] == [{"stage": "sample", "code": "wrong-answer", "items": 1}]
-    exported = curate("export", str(tmp_path / "out"), *store, "--no-plots")
+    exported = curate("export", str(tmp_path / "out"), *store)
     assert exported.exit_code == 0, exported.output
+    figures = {one.stem for one in (tmp_path / "out" / "figures").iterdir()}
+    assert figures == {"parallelism", "net_parallelism", "blocks"}, "no row has a distance"
     (data,) = (tmp_path / "out" / "data").iterdir()
     rows = pq.read_table(data).to_pylist()
     assert sorted(row["text"] for row in rows) == sorted(RIGHT[:5])
@@ -228,8 +230,9 @@ def test_from_questions_to_a_dataset_that_trains(tmp_path: Path) -> None:
     assert all(row["prompt"][0]["content"].endswith(MULTIVERSE.parallel_prompt) for row in pairs)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "its own answers: 4 to each question" in card
-    checked = curate("check", str(data), "--text", "text", "--fail-on", "rejected")
+    checked = curate("check", str(data), "--fail-on", "rejected")
     assert checked.exit_code == 0, checked.output
+    assert "5 accepted, 0 rejected" in checked.output
 
 
 def test_all_right_answers_become_rows(tmp_path: Path) -> None:

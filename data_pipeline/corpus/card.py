@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -21,7 +21,10 @@ _FIGURES = (
 )
 
 _SCHEMA = (
-    ("question … deepseek_grade_reason", "the columns of the source, as they are there"),
+    (
+        "solution … deepseek_grade_reason",
+        "the columns of the source, under the names of s1K-1.1; those it does not have are null",
+    ),
     (
         "deepseek_thinking_trajectory_parallel",
         "the thought with its blocks, `<Think>` to `</Think>`",
@@ -31,15 +34,19 @@ _SCHEMA = (
         "the same thought flattened: no tags, goals, conclusions",
     ),
     ("distance", "normalised edit distance between source chain and flattened thought"),
-    ("id", "hash of the question"),
+    ("id", "hash of question and chain, of a further answer to the question with its number"),
     ("run", "name of the curation run"),
     ("text", "the whole trace: thought and answer"),
     ("text_sequential", "its autoregressive twin"),
     ("outline", "the tree of steps the blocks come from"),
     ("gates", "findings accepted with the item, as gate/code"),
     ("model, calls, repairs, input_tokens, output_tokens, cost", "what it took to make the item"),
-    ("tokens, critical_path_tokens, parallelism, net_parallelism", "how parallel it is"),
+    (
+        "tokens, critical_path_tokens, parallelism, net_parallelism",
+        "how parallel `text` is; see the statistics",
+    ),
     ("blocks, paths, depth", "its structure"),
+    ("source_columns", "the other columns of the source, such as its own ids, as a JSON object"),
 )
 
 
@@ -90,11 +97,15 @@ def _body(
     done = counts["accepted"] + counts["rejected"]
     yield (
         f"Of {done:,} items {counts['accepted']:,} ({counts['accepted'] / done:.1%}) passed every "
-        f"gate: {_gates(recipe)}. "
+        f"gate: {_gates(recipe)}. {_undone(counts)}"
         "`report/report.md` counts the rejections. No gate judges whether the reasoning is right.\n"
     )
     yield "## Statistics\n"
-    yield f"Tokens are counted in {_counted(counted)}.\n"
+    yield (
+        f"Tokens are counted in {_counted(counted)}, over `text`: thought and answer. Parallelism "
+        "is tokens ÷ critical path; net parallelism counts no goals, conclusions and tags above "
+        "the line, so that above 1 a trace takes fewer steps than its paths one after another.\n"
+    )
     yield from _statistics(corpus)
     yield (
         f"Tokens of all traces ÷ their critical paths: "
@@ -118,6 +129,17 @@ def _body(
             "1), every trace four times in each form. The order of the rows is the curriculum: "
             "train on it unshuffled and unpacked.\n"
         )
+
+
+def _undone(counts: Mapping[str, int]) -> str:
+    """Of the items that are neither accepted nor rejected."""
+    left = counts["error"] + counts["pending"]
+    if not left:
+        return ""
+    return (
+        f"{left:,} more are left out: {counts['error']:,} failed, {counts['pending']:,} were not "
+        "reached. "
+    )
 
 
 def _what_it_did(recipe: dict[str, Any]) -> str:

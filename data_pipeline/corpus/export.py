@@ -21,6 +21,7 @@ from sglang_multiverse.parallelism import Parallelism, parallelism
 from sglang_multiverse.structure import parse
 from sglang_multiverse.text import Document, encodable, parse_text, serialise
 
+from ..sampling.drawing import STAGE as DRAWN
 from ..store.store import Outcome, Store
 from .mixture import Example, as_drawn, mixture
 from .shards import write_shards
@@ -106,6 +107,7 @@ def corpus_schema() -> pa.Schema:
             *((name, count) for name in COUNTS[4:6]),
             *((name, ratio) for name in RATIOS[2:]),
             *((name, count) for name in COUNTS[6:]),
+            ("source_columns", text),
         ]
     )
 
@@ -167,7 +169,15 @@ def _row(
         names["attempt"]: "deepseek_attempt",
         names["answer"]: "solution",
     }
-    published = {roles.get(name, name): _text(value) for name, value in source.items()}
+    taken = {roles[name] for name in source if name in roles}
+    others = {
+        name: value
+        for name, value in source.items()
+        if name not in roles and (name in taken or name not in SOURCE_COLUMNS)
+    }
+    published = {
+        roles.get(name, name): _text(value) for name, value in source.items() if name not in others
+    }
     result = outcome.result or {}
     text = encodable(result["text"])
     document = parse_text(text)
@@ -192,7 +202,7 @@ def _row(
         "gates": [f"{note['gate']}/{note['code']}" for note in result["notes"]],
         "model": summary.about["recipe"]["model"],
         "calls": len(calls),
-        "repairs": sum(call["attempt"] > 1 for call in calls),
+        "repairs": sum(call["attempt"] > 1 and call["stage"] != DRAWN for call in calls),
         "input_tokens": sum(call["input_tokens"] for call in calls),
         "output_tokens": sum(call["output_tokens"] for call in calls),
         "cost": sum(call["cost"] for call in calls),
@@ -203,6 +213,7 @@ def _row(
         "blocks": measured.blocks,
         "paths": measured.paths,
         "depth": measured.depth,
+        "source_columns": _text(others) if others else None,
     }
 
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..store.store import OpenBatch, Outcome, Store
+
+#: What differs in messages that say the same: what is quoted within a sentence, ids and numbers,
+#: but not the status of a reply.
+_VARIES = re.compile(
+    r"""(?<=\w )(?:'.+?'|".+?")(?!\w)|\b[0-9a-f]{12,}\b|(?<!HTTP )(?<!code: )\b\d+\b""", re.DOTALL
+)
 
 
 @dataclass
@@ -118,6 +126,20 @@ def summarise(store: Store, run: str | None = None) -> Summary:
         name, *sums = use
         summary.stages[name] = StageUse(*sums)
     return summary
+
+
+def alike(messages: Mapping[str, int]) -> list[tuple[str, int]]:
+    """``messages`` with their counts, the most frequent first: of those that differ in quoted parts
+    and numbers alone one, and that it stands for more."""
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for message, count in messages.items():
+        groups.setdefault(_VARIES.sub("…", message), []).append((message, count))
+    found = [
+        (some[0][0] + (f" (and {len(some) - 1} like it)" if len(some) > 1 else ""), total)
+        for some in groups.values()
+        if (total := sum(count for _, count in some))
+    ]
+    return sorted(found, key=lambda one: -one[1])
 
 
 def _add(summary: Summary, outcome: Outcome) -> None:

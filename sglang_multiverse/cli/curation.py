@@ -182,7 +182,7 @@ def _say_estimate(found: Estimate, loaded: Config) -> None:
     if loaded.sample is not None:
         typer.echo(
             f"to do: {found.items:,} questions, {found.calls:,.0f} answers, at most "
-            f"{found.worst_tokens:,} tokens{worst}, were every answer "
+            f"{found.worst_tokens:,} tokens in and out{worst}, were every answer "
             f"{loaded.sampling.max_tokens:,} tokens long"
         )
         return
@@ -192,12 +192,21 @@ def _say_estimate(found: Estimate, loaded: Config) -> None:
         "repairs and without a teacher's hidden reasoning"
     )
     typer.echo(
-        f"at most: {found.worst_calls:,.0f} calls, {found.worst_tokens:,} tokens{worst}, were "
-        f"every task given {loaded.attempts} times and every reply {loaded.sampling.max_tokens:,} "
-        "tokens long"
+        f"at most: {found.worst_calls:,.0f} calls, {found.worst_tokens:,} tokens in and out{worst}"
+        f", were every task given {loaded.attempts} times and every reply cut at its limit, of "
+        f"{_limits(loaded)} tokens"
     )
+    if loaded.right_answers and found.items:
+        typer.echo("items that `right_answers` rejects cost no call; they are counted here, too")
     if not priced:
         typer.echo("no cost: `prices` is empty; fill it in from the provider's price list")
+
+
+def _limits(loaded: Config) -> str:
+    """``max_tokens``, and what it is raised to after replies that were cut."""
+    most = loaded.sampling.max_tokens
+    raised = min(loaded.room, loaded.attempts - 1)
+    return f"{most:,}" + (f", then up to {most << raised:,}" if raised else "")
 
 
 def _run(
@@ -359,7 +368,7 @@ class _Display:
             self._task,
             total=progress.total,
             completed=progress.settled + progress.errors,
-            note=f"{progress.reject_rate:.0%} rejected · {tally.sent:,} calls · "
+            note=f"{progress.rejected:,} of {progress.settled:,} rejected · {tally.sent:,} calls · "
             f"{tally.tokens:,} tokens{cost}{retried}{failed}",
         )
 

@@ -277,6 +277,8 @@ def test_an_estimate_grows_with_the_chains(file: Path) -> None:
     prices = Prices(input=1.0, output=8.0)
     few, many = (estimate(records, Recipe("m"), prices) for records in (short, long))
     assert many.usage.input > few.usage.input + 3 * 900 * 12 / 4
+    assert few.calls <= 7 and many.calls == pytest.approx(4 + 2 * 4.6)
+    assert few.worst_calls == many.worst_calls, "a bound trusts no length"
     assert few.cost == pytest.approx(prices.of(few.usage))
     assert few.worst_cost > few.cost and few.worst_tokens > few.usage.input
     assert estimate([], Recipe("m"), prices).worst_tokens == 0

@@ -58,11 +58,17 @@ def write_card(
     *,
     mixed: bool,
     plots: bool = True,
+    reviewed: bool = False,
 ) -> list[Path]:
-    """Write ``README.md`` and its figures. ``counted`` names what counted the tokens."""
+    """Write ``README.md`` and its figures.
+
+    Args:
+        counted: names what counted the tokens.
+        reviewed: texts that reviewers doubt were left out.
+    """
     figures = _draw(corpus, folder / "figures") if plots else []
     head = front(summary, len(corpus), folder, mixed=mixed)
-    lines = [head, *_body(summary, corpus, counted, figures, mixed)]
+    lines = [head, *_body(summary, corpus, counted, figures, mixed, reviewed)]
     path = folder / "README.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return [*figures, path]
@@ -74,6 +80,7 @@ def _body(
     counted: str,
     figures: Sequence[Path],
     mixed: bool,
+    reviewed: bool,
 ) -> Iterator[str]:
     about = summary.about
     card, recipe = about["card"], about["recipe"]
@@ -100,6 +107,8 @@ def _body(
         f"gate: {_gates(recipe)}. {_undone(counts)}"
         "`report/report.md` counts the rejections. No gate judges whether the reasoning is right.\n"
     )
+    if reviewed:
+        yield "People judged blocks of it; texts with a block that they doubt were left out.\n"
     yield "## Statistics\n"
     yield (
         f"Tokens are counted in {_counted(counted)}, over `text`: thought and answer. Parallelism "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,8 +128,14 @@ def mixed_schema() -> pa.Schema:
     )
 
 
-def rows(store: Store, summary: Summary, measure: Measure) -> Iterator[dict[str, Any]]:
-    """One row per accepted item, in the order of the source, read in pages."""
+def rows(
+    store: Store, summary: Summary, measure: Measure, without: Collection[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """One row per accepted item, in the order of the source, read in pages.
+
+    Args:
+        without: ids of rows to leave out.
+    """
     for at in range(0, len(summary.items), PAGE):
         page = summary.items[at : at + PAGE]
         outcomes = store.outcomes_of(summary.run, page)
@@ -143,6 +149,8 @@ def rows(store: Store, summary: Summary, measure: Measure) -> Iterator[dict[str,
         for outcome in accepted:
             paid = [calls[key] for key in outcome.keys]
             for one in _texts(outcome):
+                if one.item in without:
+                    continue
                 yield _row(one, columns[outcome.item], paid, summary, measure)
 
 
@@ -236,13 +244,17 @@ def export_dataset(
     seed: int = 0,
     tokenizer: Path | None = None,
     plots: bool = True,
+    without: Collection[str] = (),
 ) -> list[Path]:
     """Write corpus, training mixture, card and report to ``folder``; the paths written.
 
     They are made in a hidden folder in it and moved when all are there.
 
+    Args:
+        without: ids of rows to leave out, since reviewers doubt them.
+
     Raises:
-        ExportError: no item is accepted, or ``folder`` holds something.
+        ExportError: no item is accepted, none is left, or ``folder`` holds something.
         StoreError: the store has no such run.
     """
     if folder.exists() and any(folder.iterdir()):
@@ -257,7 +269,15 @@ def export_dataset(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as name:
         made = Path(name)
         written = _write(
-            store, summary, made, measure, counted, curriculum=curriculum, seed=seed, plots=plots
+            store,
+            summary,
+            made,
+            measure,
+            counted,
+            curriculum=curriculum,
+            seed=seed,
+            plots=plots,
+            without=without,
         )
         for one in made.iterdir():
             one.rename(folder / one.name)
@@ -274,6 +294,7 @@ def _write(
     curriculum: bool,
     seed: int,
     plots: bool,
+    without: Collection[str],
 ) -> list[Path]:
     from .card import write_card
     from .report import write_report
@@ -282,19 +303,29 @@ def _write(
     with Spool(folder) as spool:
 
         def seen() -> Iterator[dict[str, Any]]:
-            for row in rows(store, summary, measure):
+            for row in rows(store, summary, measure, without):
                 measures.put(row)
                 if curriculum:
                     spool.put(example(row))
                 yield row
 
         written = write_shards(seen(), folder / "data", corpus_schema())
+        if not written:
+            raise ExportError("reviewers doubt every accepted item; nothing is left to export")
         if curriculum:
             draws = summary.about["recipe"].get("draws")
             mixed = as_drawn(spool, draws["mode"]) if draws else mixture(spool, seed=seed)
             written += write_shards(mixed, folder / "mixed", mixed_schema())
     written += write_report(store, folder / "report", summary.run)
-    written += write_card(summary, measures, folder, counted, mixed=curriculum, plots=plots)
+    written += write_card(
+        summary,
+        measures,
+        folder,
+        counted,
+        mixed=curriculum,
+        plots=plots,
+        reviewed=bool(without),
+    )
     return written
 
 

@@ -199,15 +199,25 @@ def export(
         typer.Option(help="Count tokens with this folder's tokenizer.json.", metavar="DIR"),
     ] = None,
     plots: Annotated[bool, typer.Option(help="Draw the card's figures.")] = True,
+    review: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Judgements as `review agreement` reads them: texts with a doubted block are left "
+            "out. May be given several times.",
+        ),
+    ] = None,
 ) -> None:
     """Write the accepted items as parquet, with the autoregressive twin, the training mixture,
     and a dataset card."""
     installed()
     from ..data_pipeline.config import ConfigError
     from ..data_pipeline.corpus.export import ExportError, export_dataset
+    from ..data_pipeline.review.agreement import doubted
+    from ..data_pipeline.review.files import ReviewError, read
 
     def write(opened: Any) -> None:
         try:
+            without = doubted(read(review)) if review else set()
             written = export_dataset(
                 opened,
                 folder,
@@ -216,9 +226,12 @@ def export(
                 seed=seed,
                 tokenizer=tokenizer,
                 plots=plots,
+                without=without,
             )
-        except (ConfigError, ExportError) as error:
+        except (ConfigError, ExportError, ReviewError) as error:
             fail(error)
+        if review:
+            typer.echo(f"{len(without):,} texts are doubted by reviewers and left out", err=True)
         _say_paths(written)
         card = opened.run(run)["about"]
         if not json.loads(card)["card"]["license"]:

@@ -78,7 +78,7 @@ def ingest(source: Source) -> Ingested:
             found.skipped.append(made)
         else:
             found.records.append(made)
-            found.untagged += made.columns != row
+            found.untagged += made.columns is not row
     if not found.records:
         reasons = "; ".join(f"row {one.row}: {one.message}" for one in found.skipped[:3])
         raise IngestError(f"no row of the source can be used: {reasons or 'it is empty'}")

@@ -42,46 +42,75 @@ class _Part(BaseModel):
 class Columns(_Part):
     """Which column holds what; the defaults are those of s1K-1.1."""
 
-    question: str = "question"
-    chain: str | None = "deepseek_thinking_trajectory"
-    attempt: str | None = "deepseek_attempt"
-    answer: str | None = "solution"
+    question: str = Field(default="question", description="what was asked; every row needs it")
+    chain: str | None = Field(
+        default="deepseek_thinking_trajectory",
+        description="the sequential reasoning; every row needs it, but for `sample`",
+    )
+    attempt: str | None = Field(
+        default="deepseek_attempt",
+        description="what the model said after the chain, with its final answer: it ends the text, "
+        "and the gates see to it that its answer is kept. A row needs it or `answer`",
+    )
+    answer: str | None = Field(
+        default="solution",
+        description="the dataset's own answer: what `right_answers` and `sample` compare with, and "
+        "the end of the text where there is no attempt",
+    )
 
 
 class Source(_Part):
     """Where the chains come from: a dataset of the Hugging Face hub at a commit, or files."""
 
-    dataset: str | None = None
-    revision: str | None = None
-    config: str | None = None
-    split: str = "train"
-    files: list[Path] = []
-    columns: Columns = Columns()
+    dataset: str | None = Field(default=None, description="its name on the hub; this or `files`")
+    revision: str | None = Field(
+        default=None, description="the commit of `dataset` to read, which it needs"
+    )
+    config: str | None = Field(default=None, description="of `dataset`, where it has several")
+    split: str = Field(default="train", description="of `dataset`")
+    files: list[Path] = Field(
+        default=[],
+        description="JSON lines, JSON or parquet; paths start where the command is run",
+    )
+    columns: Columns = Field(default=Columns(), description="which column holds what, see below")
     require: dict[str, str] = Field(
         default={}, description="rows must have these values, e.g. deepseek_grade: Yes"
     )
     decontaminate: list[Path] = Field(
         default=[], description="JSON lines of test questions no row may share an n-gram with"
     )
-    ngram: int = Field(default=13, ge=4)
-    limit: int | None = Field(default=None, ge=1)
+    ngram: int = Field(default=13, ge=4, description="words of such an n-gram")
+    limit: int | None = Field(default=None, ge=1, description="only the first so many usable rows")
 
 
 class EndpointPart(_Part):
-    """Fields of :class:`.teacher.transport.Endpoint`; the key is in an environment variable."""
+    """Where requests go, and how hard to try."""
 
-    base_url: str = Field(pattern=r"^https?://(?:[^\s/\[\]]+|\[[0-9a-fA-F:]+\](?::\d+)?)(?:/\S*)?$")
-    model: str = Field(min_length=1)
-    api_key_env: str | None = None
-    timeout: float = Field(default=600, gt=0)
-    attempts: int = Field(default=6, ge=1)
-    wait_initial: float = Field(default=1, ge=0)
-    wait_max: float = Field(default=60, ge=0)
-    retry_after_max: float = Field(default=300, ge=0)
-    concurrency: int = Field(default=16, ge=1)
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    tokens_per_minute: float | None = Field(default=None, gt=0)
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    base_url: str = Field(
+        pattern=r"^https?://(?:[^\s/\[\]]+|\[[0-9a-fA-F:]+\](?::\d+)?)(?:/\S*)?$",
+        description="of an OpenAI-compatible API, up to and with `/v1`",
+    )
+    model: str = Field(min_length=1, description="its name there")
+    api_key_env: str | None = Field(
+        default=None, description="the environment variable that holds the key"
+    )
+    timeout: float = Field(default=600, gt=0, description="seconds of a request")
+    attempts: int = Field(default=6, ge=1, description="requests a call at most")
+    wait_initial: float = Field(
+        default=1, ge=0, description="seconds before a request is tried again, doubled each time"
+    )
+    wait_max: float = Field(default=60, ge=0, description="seconds that such a wait may grow to")
+    retry_after_max: float = Field(
+        default=300, ge=0, description="seconds at most that a `Retry-After` is obeyed for"
+    )
+    concurrency: int = Field(default=16, ge=1, description="requests in flight at most")
+    requests_per_minute: float | None = Field(
+        default=None, gt=0, description="the provider's limit"
+    )
+    tokens_per_minute: float | None = Field(default=None, gt=0, description="the provider's limit")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        default="max_tokens", description="the field that bounds a reply"
+    )
 
     @pydantic.field_validator("base_url")
     @classmethod
@@ -122,11 +151,15 @@ class EndpointPart(_Part):
 
 
 class SamplingPart(_Part):
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int = Field(default=32768, ge=1, le=10_000_000)
-    seed: int | None = None
-    extra: dict[str, Any] = {}
+    """What a request asks for beside its messages."""
+
+    temperature: float | None = Field(default=None, description="the endpoint's own if not given")
+    top_p: float | None = Field(default=None, description="the same")
+    max_tokens: int = Field(
+        default=32768, ge=1, le=10_000_000, description="of a reply, hidden reasoning included"
+    )
+    seed: int | None = Field(default=None, description="for endpoints that take one")
+    extra: dict[str, Any] = Field(default={}, description="more fields, sent as they are")
 
     @pydantic.field_validator("extra")
     @classmethod
@@ -139,12 +172,14 @@ class SamplingPart(_Part):
 
 
 class PricesPart(_Part):
-    """Per million tokens."""
+    """Per million tokens, from the provider's price list."""
 
-    input: float = Field(default=0, ge=0)
-    output: float = Field(default=0, ge=0)
-    cached_input: float | None = Field(default=None, ge=0)
-    currency: str = "USD"
+    input: float = Field(default=0, ge=0, description="of what is asked")
+    output: float = Field(default=0, ge=0, description="of what is answered")
+    cached_input: float | None = Field(
+        default=None, ge=0, description="of what is asked and was cached; as `input` if not given"
+    )
+    currency: str = Field(default="USD", description="how amounts are shown")
 
     @pydantic.field_validator("currency")
     @classmethod
@@ -159,16 +194,20 @@ class PricesPart(_Part):
 class BudgetPart(_Part):
     """Hard limits over the life of the store."""
 
-    tokens: int | None = Field(default=None, ge=1)
-    cost: float | None = Field(default=None, gt=0)
+    tokens: int | None = Field(default=None, ge=1, description="in and out")
+    cost: float | None = Field(default=None, gt=0, description="by `prices`, which it needs")
 
 
 class BatchPart(_Part):
-    """Fields of :class:`.teacher.collector.Batching`, and what a batch costs."""
+    """The provider's batch API."""
 
-    items: int = Field(default=5000, ge=1)
-    requests: int = Field(default=MOST_REQUESTS, ge=1, le=MOST_REQUESTS)
-    megabytes: float = Field(default=MOST_BYTES / 1e6, gt=0, le=MOST_BYTES / 1e6)
+    items: int = Field(default=5000, ge=1, description="items under way at once, one call each")
+    requests: int = Field(
+        default=MOST_REQUESTS, ge=1, le=MOST_REQUESTS, description="of one file at most"
+    )
+    megabytes: float = Field(
+        default=MOST_BYTES / 1e6, gt=0, le=MOST_BYTES / 1e6, description="of one file at most"
+    )
     wait: float = Field(default=600, gt=0, description="seconds a call waits for others at most")
     poll: float = Field(default=60, gt=0, description="seconds between looks at a batch")
     price: float = Field(default=0.5, gt=0, le=1, description="of `prices`")
@@ -178,13 +217,20 @@ class BatchPart(_Part):
 
 
 class SamplePart(_Part):
-    """Fields of :class:`.sampling.options.Draws`."""
+    """How `multiverse curate sample` draws answers and chooses from them."""
 
-    n: int = Field(default=4, ge=1, le=1024)
-    choose: Choice = "shortest"
-    mode: Literal["parallel", "sequential"] = "parallel"
-    system: str | None = None
-    comparison: Literal["mathematics", "choice", "words"] = "mathematics"
+    n: int = Field(default=4, ge=1, le=1024, description="answers to each question")
+    choose: Choice = Field(
+        default="shortest",
+        description="of the right ones: the shortest critical path, the most parallel one, or all",
+    )
+    mode: Literal["parallel", "sequential"] = Field(
+        default="parallel", description="the sentence that ends a question"
+    )
+    system: str | None = Field(default=None, description="a system message")
+    comparison: Literal["mathematics", "choice", "words"] = Field(
+        default="mathematics", description="how an answer is compared with the dataset's"
+    )
     extra: dict[str, Any] = Field(
         default={"separate_reasoning": False},
         description="sent with every request; the default asks SGLang for the thought in the text",
@@ -194,38 +240,63 @@ class SamplePart(_Part):
 class Card(_Part):
     """What the dataset card says that no program can know."""
 
-    name: str = "multiverse-curated"
-    license: str | None = None
+    name: str = Field(default="multiverse-curated", description="of the dataset")
+    license: str | None = Field(
+        default=None, description="of the dataset, as the hub names it; a push needs it"
+    )
     language: list[str] = Field(default=[], description="of the texts, as ISO 639-1: [en]")
-    source_license: str | None = None
-    terms: str | None = Field(default=None, description="the generator's terms of use")
-    homepage: str | None = None
+    source_license: str | None = Field(default=None, description="of the source")
+    terms: str | None = Field(
+        default=None, description="the generator's terms of use, in a sentence that is printed"
+    )
+    homepage: str | None = Field(default=None, description="of the dataset; kept in the report")
 
 
 class Config(_Part):
     """Everything a run is told."""
 
-    source: Source
-    endpoint: EndpointPart
-    sampling: SamplingPart = SamplingPart()
-    prices: PricesPart = PricesPart()
-    budget: BudgetPart = BudgetPart()
+    source: Source = Field(description="where the rows come from")
+    endpoint: EndpointPart = Field(description="the model that is asked")
+    sampling: SamplingPart = Field(default=SamplingPart(), description="how it is asked")
+    prices: PricesPart = Field(default=PricesPart(), description="what it costs")
+    budget: BudgetPart = Field(default=BudgetPart(), description="what it may cost")
     batch: BatchPart | None = Field(
         default=None, description="ask by the provider's batch API; true: with the defaults"
     )
-    gates: dict[str, Any] = {}
-    attempts: int = Field(default=3, ge=1, le=100)
+    gates: dict[str, Any] = Field(default={}, description="bounds and switches of the gates")
+    attempts: int = Field(
+        default=3, ge=1, le=100, description="times a task is given before its item is rejected"
+    )
     room: int = Field(
         default=1, ge=0, le=8, description="times max_tokens may double after a reply that was cut"
     )
-    on_failed_rewrite: OnFailedRewrite = "flatten"
-    right_answers: bool = False
-    judge: Judging = "doubtful"
-    benefit: int | None = None
-    sample: SamplePart | None = None
-    tokenizer: Path | None = Field(default=None, description="folder with a tokenizer.json")
-    prompts: Path | None = None
-    card: Card = Card()
+    on_failed_rewrite: OnFailedRewrite = Field(
+        default="flatten",
+        description="a block that cannot be rewritten, or whose paths need one another, becomes "
+        "the source's own sentences, is kept as drafted, or rejects its item",
+    )
+    right_answers: bool = Field(
+        default=False, description="reject chains that come to another answer than the dataset's"
+    )
+    judge: Judging = Field(
+        default="doubtful",
+        description="what the model judges: what words leave doubtful, also of every block whether "
+        "its paths stand alone, or nothing, so that a doubt is a fault",
+    )
+    benefit: int | None = Field(
+        default=None,
+        description="tokens that a block must save on the critical path by more than; none is "
+        "undone without it",
+    )
+    sample: SamplePart | None = Field(
+        default=None, description="draw answers instead, by `multiverse curate sample`"
+    )
+    tokenizer: Path | None = Field(
+        default=None,
+        description="folder with a tokenizer.json to count lengths by; pieces of text without it",
+    )
+    prompts: Path | None = Field(default=None, description="folder of prompts of one's own")
+    card: Card = Field(default=Card(), description="what the dataset card says")
 
     @pydantic.field_validator("judge", mode="before")
     @classmethod

@@ -44,15 +44,17 @@ def estimate(records: Sequence[Record], recipe: Recipe, prices: Prices) -> Estim
     """Estimate a run over ``records`` by their lengths.
 
     Blocks per chain are not known beforehand: the mean of the published model's outputs stands
-    for them. A teacher that reasons before it answers is charged for that too, which no length
-    tells; the figures hold for one that does not.
+    for them, of a short chain as many as it has room for. A teacher that reasons before it answers
+    is charged for that too, which no length tells; the figures hold for one that does not.
     """
     if recipe.draws is not None:
         return _of_draws(records, recipe, recipe.draws.n, prices)
     usages = [_usage(record, recipe) for record in records]
     usage = Usage(sum(one.input for one in usages), sum(one.output for one in usages))
-    calls = len(records) * (4 + BLOCKS * (1 + _JUDGED[recipe.judge]))
-    worst_calls = calls * recipe.attempts
+    asked = 1 + _JUDGED[recipe.judge]
+    calls = sum(4 + _blocks(record)[0] * asked for record in records)
+    most = len(records) * (4 + BLOCKS * asked)
+    worst_calls = most * recipe.attempts
     system = Message("system", recipe.prompts["curator"].text)
     longest = [
         most_input_tokens([system, *opening(record, recipe, "")]) + recipe.sampling.max_tokens
@@ -60,7 +62,7 @@ def estimate(records: Sequence[Record], recipe: Recipe, prices: Prices) -> Estim
     ]
     worst_input = int(sum(longest) * worst_calls / max(len(records), 1))
     rooms = [recipe.sampling.max_tokens << min(cut, recipe.room) for cut in range(recipe.attempts)]
-    worst = Usage(worst_input, int(calls * sum(rooms)))
+    worst = Usage(worst_input, int(most * sum(rooms)))
     return Estimate(
         len(records),
         calls,
@@ -81,6 +83,12 @@ def _of_draws(records: Sequence[Record], recipe: Recipe, n: int, prices: Prices)
     return Estimate(len(records), calls, usage, cost, calls, usage.input + usage.output, cost)
 
 
+def _blocks(record: Record) -> tuple[float, float]:
+    """Outermost blocks that a chain of this length has room for, and tokens of one."""
+    tokens = len(record.source) / _CHARACTERS
+    return min(BLOCKS, max(1.0, tokens / BLOCK_TOKENS)), min(BLOCK_TOKENS, 1.5 * tokens)
+
+
 def _usage(record: Record, recipe: Recipe) -> Usage:
     sentences = len(split_sentences(record.source))
     trunk = len(record.source) / _CHARACTERS / 2  # before a block, on average
@@ -89,18 +97,19 @@ def _usage(record: Record, recipe: Recipe) -> Usage:
         name: int(len(one.text) / _CHARACTERS) for name, one in recipe.prompts.by_name.items()
     }
     chain = prompts["curator"] + _tokens(opening(record, recipe, ""))
-    blocks = int(BLOCKS * BLOCK_TOKENS)
+    many, size = _blocks(record)
+    blocks = int(many * size)
     judged = _JUDGED[recipe.judge]
-    review = prompts["reviewer"] + prompts["doubts"] + 2 * BLOCK_TOKENS + 150
+    review = prompts["reviewer"] + prompts["doubts"] + 2 * size + 150
     given = (
-        judged * int(BLOCKS * review),
+        judged * int(many * review),
         chain + prompts["outline-steps"],
         chain + steps + prompts["outline-groups"],
         chain + steps + prompts["fill"],
         blocks + prompts["writer"] + prompts["frame"],
-        blocks + int(BLOCKS * (prompts["writer"] + prompts["rewrite"] + trunk + 100)),
+        blocks + int(many * (prompts["writer"] + prompts["rewrite"] + trunk + 100)),
     )
-    replies = (steps, steps + 60, steps // 2, int(BLOCKS * 130), blocks, int(judged * BLOCKS * 40))
+    replies = (steps, steps + 60, steps // 2, int(many * 130), blocks, int(judged * many * 40))
     return Usage(sum(given), sum(replies))
 
 

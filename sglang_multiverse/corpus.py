@@ -21,13 +21,16 @@ from typing import Any, BinaryIO
 from .extras import missing
 from .text import encodable
 
-#: Columns that may hold what is looked for, in the order they are looked at: first those of the
-#: published corpus.
-TEXT = ("deepseek_thinking_trajectory_parallel", "output", "text", "completion")
+#: Columns that may hold what is looked for, in the order they are looked at. ``text`` comes first:
+#: an export of ``multiverse curate`` has the whole trace there and its thought alone in the column
+#: of the published corpus, where answers would be missed.
+TEXT = ("text", "deepseek_thinking_trajectory_parallel", "output", "completion")
 CHAIN = ("deepseek_thinking_trajectory", "chain", "output", "text", "completion")
 QUESTION = ("question", "problem", "prompt")
 ANSWER = ("answer", "solution")
 ID = ("id", "uuid")
+#: Columns by which a row is known for one that ``multiverse curate export`` wrote.
+EXPORTED = ("text", "text_sequential", "deepseek_attempt", "run")
 
 Fields = Mapping[str, Any]
 

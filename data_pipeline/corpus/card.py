@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -21,7 +21,10 @@ FIGURES = (
 )
 
 _SCHEMA = (
-    ("question … deepseek_grade_reason", "the columns of the source, as they are there"),
+    (
+        "solution … deepseek_grade_reason",
+        "the columns of the source, under the names of s1K-1.1; those it does not have are null",
+    ),
     (
         "deepseek_thinking_trajectory_parallel",
         "the thought with its blocks, `<Think>` to `</Think>`",
@@ -31,15 +34,19 @@ _SCHEMA = (
         "the same thought flattened: no tags, goals, conclusions",
     ),
     ("distance", "normalised edit distance between source chain and flattened thought"),
-    ("id", "hash of the question"),
+    ("id", "hash of question and chain, of a further answer to the question with its number"),
     ("run", "name of the curation run"),
     ("text", "the whole trace: thought and answer"),
     ("text_sequential", "its autoregressive twin"),
     ("outline", "the tree of steps the blocks come from"),
     ("gates", "findings accepted with the item, as gate/code"),
     ("model, calls, repairs, input_tokens, output_tokens, cost", "what it took to make the item"),
-    ("tokens, critical_path_tokens, parallelism, net_parallelism", "how parallel it is"),
+    (
+        "tokens, critical_path_tokens, parallelism, net_parallelism",
+        "how parallel `text` is; see the statistics",
+    ),
     ("blocks, paths, depth", "its structure"),
+    ("source_columns", "the other columns of the source, such as its own ids, as a JSON object"),
 )
 
 
@@ -51,11 +58,17 @@ def write_card(
     *,
     mixed: bool,
     plots: bool = True,
+    reviewed: bool = False,
 ) -> list[Path]:
-    """Write ``README.md`` and its figures. ``counted`` names what counted the tokens."""
+    """Write ``README.md`` and its figures.
+
+    Args:
+        counted: names what counted the tokens.
+        reviewed: texts that reviewers doubt were left out.
+    """
     figures = _draw(corpus, folder / "figures") if plots else []
     head = front(summary, len(corpus), folder, mixed=mixed)
-    lines = [head, *_body(summary, corpus, counted, figures, mixed)]
+    lines = [head, *_body(summary, corpus, counted, figures, mixed, reviewed)]
     path = folder / "README.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return [*figures, path]
@@ -67,6 +80,7 @@ def _body(
     counted: str,
     figures: Sequence[Path],
     mixed: bool,
+    reviewed: bool,
 ) -> Iterator[str]:
     about = summary.about
     card, recipe = about["card"], about["recipe"]
@@ -88,11 +102,17 @@ def _body(
     done = counts["accepted"] + counts["rejected"]
     yield (
         f"Of {done:,} items {counts['accepted']:,} ({counts['accepted'] / done:.1%}) passed every "
-        f"gate: {_gates(recipe)}. "
+        f"gate: {_gates(recipe)}. {_undone(counts)}"
         "`report/report.md` counts the rejections. No gate judges whether the reasoning is right.\n"
     )
+    if reviewed:
+        yield "People judged blocks of it; texts with a block that they doubt were left out.\n"
     yield "## Statistics\n"
-    yield f"Tokens are counted in {_counted(counted)}.\n"
+    yield (
+        f"Tokens are counted in {_counted(counted)}, over `text`: thought and answer. Parallelism "
+        "is tokens ÷ critical path; net parallelism counts no goals, conclusions and tags above "
+        "the line, so that above 1 a trace takes fewer steps than its paths one after another.\n"
+    )
     yield from _statistics(corpus)
     yield (
         f"Tokens of all traces ÷ their critical paths: "
@@ -116,6 +136,17 @@ def _body(
             "1), every trace four times in each form. The order of the rows is the curriculum: "
             "train on it unshuffled and unpacked.\n"
         )
+
+
+def _undone(counts: Mapping[str, int]) -> str:
+    """Of the items that are neither accepted nor rejected."""
+    left = counts["error"] + counts["pending"]
+    if not left:
+        return ""
+    return (
+        f"{left:,} more are left out: {counts['error']:,} failed, {counts['pending']:,} were not "
+        "reached. "
+    )
 
 
 def _what_it_did(recipe: dict[str, Any]) -> str:
@@ -177,12 +208,17 @@ def _statistics(corpus: Sequence[dict[str, Any]]) -> Iterator[str]:
     )
     body = []
     for name in columns:
-        values = [value for row in corpus if not math.isnan(value := float(row[name]))]
+        values = _values(corpus, name)
         if not values or (name == "cost" and not any(values)):
             continue
         cells = (fmean(values), median(values), min(values), max(values))
         body.append((name, *(f"{value:,.4g}" for value in cells)))
     yield from table(("", "mean", "median", "least", "most"), body)
+
+
+def _values(corpus: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """Of the rows that have one."""
+    return [value for row in corpus if not math.isnan(value := float(row[name]))]
 
 
 def _ratio(corpus: Sequence[dict[str, Any]], name: str) -> float:
@@ -196,9 +232,12 @@ def _draw(corpus: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, title, label in FIGURES:
+        values = _values(corpus, name)
+        if not values:
+            continue
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         axes = figure.subplots()
-        axes.hist([float(row[name]) for row in corpus], bins=30, color="#4878a8")
+        axes.hist(values, bins=30, color="#4878a8")
         axes.set(title=title, xlabel=label, ylabel="traces")
         path = folder / f"{name}.png"
         figure.savefig(path, dpi=120)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from sglang_multiverse.parallelism import Parallelism, parallelism
 from sglang_multiverse.structure import parse
 from sglang_multiverse.text import Document, encodable, parse_text, serialise
 
+from ..sampling.drawing import STAGE as DRAWN
 from ..store.store import Outcome, Store
 from .mixture import Example, as_drawn, mixture
 from .shards import write_shards
@@ -106,6 +107,7 @@ def corpus_schema() -> pa.Schema:
             *((name, count) for name in COUNTS[4:6]),
             *((name, ratio) for name in RATIOS[2:]),
             *((name, count) for name in COUNTS[6:]),
+            ("source_columns", text),
         ]
     )
 
@@ -126,8 +128,14 @@ def mixed_schema() -> pa.Schema:
     )
 
 
-def rows(store: Store, summary: Summary, measure: Measure) -> Iterator[dict[str, Any]]:
-    """One row per accepted item, in the order of the source, read in pages."""
+def rows(
+    store: Store, summary: Summary, measure: Measure, without: Collection[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """One row per accepted item, in the order of the source, read in pages.
+
+    Args:
+        without: ids of rows to leave out.
+    """
     for at in range(0, len(summary.items), PAGE):
         page = summary.items[at : at + PAGE]
         outcomes = store.outcomes_of(summary.run, page)
@@ -141,6 +149,8 @@ def rows(store: Store, summary: Summary, measure: Measure) -> Iterator[dict[str,
         for outcome in accepted:
             paid = [calls[key] for key in outcome.keys]
             for one in _texts(outcome):
+                if one.item in without:
+                    continue
                 yield _row(one, columns[outcome.item], paid, summary, measure)
 
 
@@ -167,7 +177,15 @@ def _row(
         names["attempt"]: "deepseek_attempt",
         names["answer"]: "solution",
     }
-    published = {roles.get(name, name): _text(value) for name, value in source.items()}
+    taken = {roles[name] for name in source if name in roles}
+    others = {
+        name: value
+        for name, value in source.items()
+        if name not in roles and (name in taken or name not in SOURCE_COLUMNS)
+    }
+    published = {
+        roles.get(name, name): _text(value) for name, value in source.items() if name not in others
+    }
     result = outcome.result or {}
     text = encodable(result["text"])
     document = parse_text(text)
@@ -192,7 +210,7 @@ def _row(
         "gates": [f"{note['gate']}/{note['code']}" for note in result["notes"]],
         "model": summary.about["recipe"]["model"],
         "calls": len(calls),
-        "repairs": sum(call["attempt"] > 1 for call in calls),
+        "repairs": sum(call["attempt"] > 1 and call["stage"] != DRAWN for call in calls),
         "input_tokens": sum(call["input_tokens"] for call in calls),
         "output_tokens": sum(call["output_tokens"] for call in calls),
         "cost": sum(call["cost"] for call in calls),
@@ -203,6 +221,7 @@ def _row(
         "blocks": measured.blocks,
         "paths": measured.paths,
         "depth": measured.depth,
+        "source_columns": _text(others) if others else None,
     }
 
 
@@ -225,13 +244,17 @@ def export_dataset(
     seed: int = 0,
     tokenizer: Path | None = None,
     plots: bool = True,
+    without: Collection[str] = (),
 ) -> list[Path]:
     """Write corpus, training mixture, card and report to ``folder``; the paths written.
 
     They are made in a hidden folder in it and moved when all are there.
 
+    Args:
+        without: ids of rows to leave out, since reviewers doubt them.
+
     Raises:
-        ExportError: no item is accepted, or ``folder`` holds something.
+        ExportError: no item is accepted, none is left, or ``folder`` holds something.
         StoreError: the store has no such run.
     """
     if folder.exists() and any(folder.iterdir()):
@@ -246,7 +269,15 @@ def export_dataset(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as name:
         made = Path(name)
         written = _write(
-            store, summary, made, measure, counted, curriculum=curriculum, seed=seed, plots=plots
+            store,
+            summary,
+            made,
+            measure,
+            counted,
+            curriculum=curriculum,
+            seed=seed,
+            plots=plots,
+            without=without,
         )
         for one in made.iterdir():
             one.rename(folder / one.name)
@@ -263,6 +294,7 @@ def _write(
     curriculum: bool,
     seed: int,
     plots: bool,
+    without: Collection[str],
 ) -> list[Path]:
     from .card import write_card
     from .report import write_report
@@ -271,19 +303,29 @@ def _write(
     with Spool(folder) as spool:
 
         def seen() -> Iterator[dict[str, Any]]:
-            for row in rows(store, summary, measure):
+            for row in rows(store, summary, measure, without):
                 measures.put(row)
                 if curriculum:
                     spool.put(example(row))
                 yield row
 
         written = write_shards(seen(), folder / "data", corpus_schema())
+        if not written:
+            raise ExportError("reviewers doubt every accepted item; nothing is left to export")
         if curriculum:
             draws = summary.about["recipe"].get("draws")
             mixed = as_drawn(spool, draws["mode"]) if draws else mixture(spool, seed=seed)
             written += write_shards(mixed, folder / "mixed", mixed_schema())
     written += write_report(store, folder / "report", summary.run)
-    written += write_card(summary, measures, folder, counted, mixed=curriculum, plots=plots)
+    written += write_card(
+        summary,
+        measures,
+        folder,
+        counted,
+        mixed=curriculum,
+        plots=plots,
+        reviewed=bool(without),
+    )
     return written
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..sampling.tally import lines, tally
 from ..store.store import OpenBatch, Store
 from ..teacher.address import without_addresses
-from .summary import Summary, summarise
+from .summary import Summary, alike, summarise
 
 
 def report_row(summary: Summary) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _markdown(summary: Summary, row: dict[str, Any]) -> Iterator[str]:
     if row["error_messages"]:
         yield "## Failures of the endpoint"
         yield ""
-        yield from table(("message", "items"), list(row["error_messages"].items()))
+        yield from table(("message", "items"), alike(row["error_messages"]))
     yield "## Calls"
     yield ""
     yield "Of the outcomes above, whichever run paid for them."

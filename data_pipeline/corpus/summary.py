@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..store.store import OpenBatch, Outcome, Store
 from ..teacher.address import public_host
+
+#: What differs in messages that say the same: what is quoted within a sentence, ids and numbers,
+#: but not the status of a reply.
+_VARIES = re.compile(
+    r"""(?<=\w )(?:'.+?'|".+?")(?!\w)|\b[0-9a-f]{12,}\b|(?<!HTTP )(?<!code: )\b\d+\b""", re.DOTALL
+)
 
 
 @dataclass
@@ -138,6 +146,20 @@ def _about(written: str) -> dict[str, Any]:
     if (address := about.pop("base_url", None)) is not None:
         about["endpoint"] = public_host(address)
     return about
+
+
+def alike(messages: Mapping[str, int]) -> list[tuple[str, int]]:
+    """``messages`` with their counts, the most frequent first: of those that differ in quoted parts
+    and numbers alone one, and that it stands for more."""
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for message, count in messages.items():
+        groups.setdefault(_VARIES.sub("…", message), []).append((message, count))
+    found = [
+        (some[0][0] + (f" (and {len(some) - 1} like it)" if len(some) > 1 else ""), total)
+        for some in groups.values()
+        if (total := sum(count for _, count in some))
+    ]
+    return sorted(found, key=lambda one: -one[1])
 
 
 def _add(summary: Summary, outcome: Outcome) -> None:

@@ -29,6 +29,12 @@ def summarise(reviews: Sequence[Review]) -> dict[str, Any]:
     }
 
 
+def doubted(reviews: Sequence[Review]) -> set[str]:
+    """The items with a block that is not well by one of the questions, see :func:`summarise`."""
+    blocks = (_question(reviews, name)["doubted"] for name in QUESTIONS)
+    return {block.rpartition("#")[0] for some in blocks for block in some}
+
+
 def _question(reviews: Sequence[Review], name: str) -> dict[str, Any]:
     said: dict[tuple[str, int], dict[str, bool]] = defaultdict(dict)
     for one in reviews:

@@ -110,7 +110,7 @@ def read(reply: Reply, record: Record, recipe: Recipe) -> Drawn:
     measured = _measure(draws.tokenizer)(text)
     grade = _GRADER(text, record.answer or "", draws.comparison, "stop")
     right = grade.correct is True
-    findings = [] if right else [_wrong(grade.answer, grade.correct)]
+    findings = [] if right else [_wrong(grade.answer, grade.correct, record.answer or "")]
     findings += check_document(text, answer=None, options=recipe.gates)
     if not findings and recipe.benefit is not None:
         document = parse_text(text)
@@ -120,12 +120,14 @@ def read(reply: Reply, record: Record, recipe: Recipe) -> Drawn:
     return Drawn(text, "", "", right, measured)
 
 
-def _wrong(answer: str | None, correct: bool | None) -> Finding:
+def _wrong(answer: str | None, correct: bool | None, reference: str) -> Finding:
     if answer is None:
         return Finding("no-answer", "no box and no `Answer:` names one", gate="answer")
     if correct is None:
         return Finding("answer-undecided", f"{answer!r}: not decided in time", gate="answer")
-    return Finding("wrong-answer", f"the answer is {answer!r}", gate="answer")
+    return Finding(
+        "wrong-answer", f"the answer is {answer!r}, right is {reference!r}", gate="answer"
+    )
 
 
 def choose(drawn: Sequence[Drawn], draws: Draws) -> list[Drawn]:

@@ -27,6 +27,15 @@ FORMATS = (
 )
 
 
+#: The tags that models put around a thought, this project's own among them.
+_OPENING = re.compile(r"(?i)\s*<think>")
+_CLOSING = re.compile(r"(?i)</think>")
+_CLOSING_AT_AN_EDGE = re.compile(
+    r"^[ \t]*</think>|</think>(?=[ \t]*$)", re.IGNORECASE | re.MULTILINE
+)
+_TAG_LINE = re.compile(r"(?im)^[ \t]*</?think>[ \t]*$")
+
+
 class IngestError(ValueError):
     """A source that cannot be read at all."""
 
@@ -42,11 +51,13 @@ class Skipped:
 
 @dataclass
 class Ingested:
-    """The records of a source. ``identity`` names source, revision and content."""
+    """The records of a source. ``identity`` names source, revision and content, ``untagged`` counts
+    the records whose chain came in ``<think>`` tags."""
 
     records: Records = field(default_factory=Records)
     skipped: list[Skipped] = field(default_factory=list)
     identity: str = ""
+    untagged: int = 0
 
     @property
     def reasons(self) -> Counter[str]:
@@ -75,6 +86,7 @@ def ingest(source: Source) -> Ingested:
             found.skipped.append(made)
         else:
             found.records.append(made)
+            found.untagged += made.columns is not row
     if not found.records:
         reasons = "; ".join(f"row {one.row}: {one.message}" for one in found.skipped[:3])
         if reasons and set(found.reasons) == {"unreadable"}:
@@ -133,8 +145,26 @@ def read_record(row: Any, number: int, source: Source) -> Record | Skipped:
         named = name is not None and role in columns.model_fields_set
         if named and name not in row:
             return Skipped(number, "no-column", f"no column {name!r} (`source.columns.{role}`)")
-    attempt = row.get(columns.attempt) if columns.attempt else None
+    attempt = str((row.get(columns.attempt) if columns.attempt else None) or "")
     answer = row.get(columns.answer) if columns.answer else None
+    chain = texts["chain"]
+    split = without_tags(chain)
+    if split is not None:
+        chain, rest = split
+        if not chain:
+            return Skipped(
+                number, "no-chain", f"column {columns.chain!r} holds no text in its tags"
+            )
+        row = {**row, str(columns.chain): chain}
+    if (whole := without_tags(attempt)) is not None:  # thought and answer, both in this column
+        attempt = whole[1]
+    if split is not None and not attempt.strip():
+        attempt = rest
+        if columns.attempt and rest:
+            row[columns.attempt] = rest
+    if tag := _TAG_LINE.search(f"{chain}\n{attempt}"):
+        message = f"the line {tag[0].strip()!r} is no part of a thought; give the chain without it"
+        return Skipped(number, "think-tag", message)
     if not attempt and not answer:
         return Skipped(
             number, "no-answer", f"neither {columns.attempt!r} nor {columns.answer!r} has a value"
@@ -144,13 +174,30 @@ def read_record(row: Any, number: int, source: Source) -> Record | Skipped:
             return Skipped(number, "filtered", f"{name} is {row.get(name)!r}, not {wanted!r}")
     question = texts["question"].strip()
     return Record(
-        id=item_id(question, texts["chain"]),
+        id=item_id(question, chain),
         question=question,
-        source=texts["chain"].strip(),
-        attempt=encodable(str(attempt or "")).strip(),
+        source=chain.strip(),
+        attempt=encodable(attempt).strip(),
         answer=None if answer is None else encodable(str(answer)),
         columns=row,
     )
+
+
+def without_tags(text: str) -> tuple[str, str] | None:
+    """A thought that a model marked, without its tags, and what follows it; None where there are
+    none. The opening tag may be missing: with many models it belongs to the prompt.
+
+    >>> without_tags("<think>\\nOne and one.\\n</think>\\n\\nIt is 2.")
+    ('One and one.', 'It is 2.')
+    """
+    opened = _OPENING.match(text)
+    thought = text[opened.end() :] if opened else text
+    closed = (_CLOSING if opened else _CLOSING_AT_AN_EDGE).search(thought)
+    if opened is None and closed is None:
+        return None
+    if closed is None:
+        return thought.strip(), ""
+    return thought[: closed.start()].strip(), thought[closed.end() :].strip()
 
 
 def read_rows(path: Path) -> Iterator[Any]:

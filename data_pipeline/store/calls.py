@@ -236,9 +236,9 @@ class Calls(Database):
         yield from self._db.execute(query, (item,))
 
     def accounts(self, keys: Sequence[str]) -> dict[str, sqlite3.Row]:
-        """Attempt, tokens and cost of those of the calls ``keys`` that are answered, by key."""
+        """Stage, attempt, tokens and cost of the calls ``keys`` that are answered, by key."""
         rows = self._db.execute(
-            "SELECT key, attempt, input_tokens, output_tokens, cost FROM calls "
+            "SELECT key, stage, attempt, input_tokens, output_tokens, cost FROM calls "
             "INDEXED BY calls_used WHERE key IN (SELECT value FROM json_each(?)) "
             "AND state = 'done'",
             (json.dumps(list(keys)),),
@@ -247,9 +247,10 @@ class Calls(Database):
 
     def use(self, run: str) -> list[sqlite3.Row]:
         """Sums over the answered calls that the outcomes of ``run`` rest on, each counted once, by
-        prompt, in the order of their first calls."""
+        prompt, in the order of their first calls. Attempts of ``sample`` are draws, no repairs."""
         return self._db.execute(
-            """SELECT c.stage, count(*) AS calls, sum(c.attempt > 1) AS repairs,
+            """SELECT c.stage, count(*) AS calls,
+                   sum(c.attempt > 1 AND c.stage != 'sample') AS repairs,
                    sum(c.failure IS NOT NULL) AS failures, sum(c.input_tokens) AS input_tokens,
                    sum(c.cached_tokens) AS cached_tokens, sum(c.output_tokens) AS output_tokens,
                    sum(c.cost) AS cost, sum(c.seconds) AS seconds

@@ -62,19 +62,32 @@ class Runs(Database):
         """Add to the time a run has taken."""
         self._db.execute("UPDATE runs SET seconds = seconds + ? WHERE run = ?", (seconds, run))
 
+    def runs(self) -> list[sqlite3.Row]:
+        """All runs, the one started last first."""
+        return self._db.execute("SELECT * FROM runs ORDER BY started_at DESC").fetchall()
+
     def run(self, run: str | None = None) -> sqlite3.Row:
-        """The row of ``run``, or of the one started last.
+        """The row of ``run``, by its name or the beginning of it, or of the one started last.
 
         Raises:
-            StoreError: there is none.
+            StoreError: there is none, or several begin so.
         """
-        where = "" if run is None else "WHERE run = ?"
-        row: sqlite3.Row | None = self._db.execute(
-            f"SELECT * FROM runs {where} ORDER BY started_at DESC", () if run is None else (run,)
-        ).fetchone()
-        if row is None:
+        query = "SELECT * FROM runs WHERE run = ? OR substr(run, 1, ?) = ? ORDER BY run = ? DESC"
+        rows = self.runs()[:1]
+        if run is not None:
+            rows = self._db.execute(query, (run, len(run), run, run)).fetchall()
+            if rows and rows[0]["run"] == run:
+                rows = rows[:1]
+        if not rows:
             named = f" {run!r}" if run is not None else "; start one with `multiverse curate run`"
-            raise StoreError(f"{self.path} holds no run{named}")
+            has = ", ".join(row["run"] for row in self.runs()[:8])
+            raise StoreError(
+                f"{self.path} holds no run{named}" + (f"; it has {has}" if has else "")
+            )
+        if len(rows) > 1:
+            names = ", ".join(row["run"] for row in rows)
+            raise StoreError(f"{self.path} holds {len(rows)} runs that begin with {run!r}: {names}")
+        row: sqlite3.Row = rows[0]
         return row
 
     def claim(self, run: str, item: str) -> bool:

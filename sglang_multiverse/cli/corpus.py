@@ -11,6 +11,8 @@ from ..text import encodable
 
 SOURCE_FIELDS = corpus.CHAIN[:1]
 ANSWER_FIELDS = corpus.ANSWER
+#: Of a row that was exported: what its run has held it to, or nothing where it knew of none.
+EXPORTED_ANSWER = ("deepseek_attempt",)
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,10 @@ def read_corpus(path: str, fields: Fields) -> Iterator[Item | BadRow]:
 def _item(number: int, row: corpus.Fields, fields: Fields) -> Item:
     text = corpus.text_of(row, (fields.text,) if fields.text else corpus.TEXT)
     given: list[str | None] = []
+    exported = all(name in row for name in corpus.EXPORTED)
     for named, known, option in (
         (fields.source, SOURCE_FIELDS, "--source"),
-        (fields.answer, ANSWER_FIELDS, "--answer"),
+        (fields.answer, EXPORTED_ANSWER if exported else ANSWER_FIELDS, "--answer"),
     ):
         if named is not None and named not in row:
             raise LookupError(f"no field {named!r}; name another by {option}, or leave it out")

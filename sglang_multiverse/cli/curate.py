@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +36,10 @@ app = typer.Typer(
 )
 
 RunOption = Annotated[
-    str | None, typer.Option("--run", help="A run by name [default: the one started last].")
+    str | None,
+    typer.Option(
+        "--run", help="A run, by name or the beginning of it [default: the one started last]."
+    ),
 ]
 
 
@@ -135,17 +140,23 @@ def status(
 
 
 def _say_status(summary: Summary) -> None:
+    from ..data_pipeline.corpus.summary import alike
+
     counts = summary.by_status
     typer.echo(f"run {summary.run}: {len(summary.items):,} items, {summary.seconds:,.0f} s")
     typer.echo(
-        ", ".join(
-            f"{counts[name]:,} {name}" for name in ("accepted", "rejected", "error", "pending")
-        )
+        f"{counts['accepted']:,} accepted, {counts['rejected']:,} rejected, "
+        f"{counts['error']:,} failed, {counts['pending']:,} pending"
     )
     for (stage, code), count in summary.reasons.most_common():
         typer.echo(f"  {count:>6,}  {stage}: {code}")
-    for message, count in summary.errors.most_common(5):
-        typer.echo(f"  {count:>6,}  error: {message}")
+    for message, count in alike(summary.errors):
+        typer.echo(f"  {count:>6,}  failed: {message}")
+    if summary.reasons or summary.errors:
+        typer.echo(
+            "`multiverse curate show --status rejected` (or failed) lists the items, --code those "
+            "of one code"
+        )
     calls = sum(use.calls for use in summary.stages.values())
     typer.echo(
         f"{calls:,} calls behind the outcomes; the store has paid {summary.paid_tokens:,} tokens"
@@ -189,6 +200,13 @@ def export(
         typer.Option(help="Count tokens with this folder's tokenizer.json.", metavar="DIR"),
     ] = None,
     plots: Annotated[bool, typer.Option(help="Draw the card's figures.")] = True,
+    review: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Judgements as `review agreement` reads them: texts with a doubted block are left "
+            "out. May be given several times.",
+        ),
+    ] = None,
 ) -> None:
     """Write the accepted items as parquet, with the autoregressive twin, the training mixture,
     and a dataset card."""
@@ -196,9 +214,12 @@ def export(
     from ..data_pipeline.config import ConfigError
     from ..data_pipeline.corpus.export import ExportError, export_dataset
     from ..data_pipeline.corpus.pushing import LICENSE
+    from ..data_pipeline.review.agreement import doubted
+    from ..data_pipeline.review.files import ReviewError, read
 
     def write(opened: Any) -> None:
         try:
+            without = doubted(read(review)) if review else set()
             written = export_dataset(
                 opened,
                 folder,
@@ -207,9 +228,12 @@ def export(
                 seed=seed,
                 tokenizer=tokenizer,
                 plots=plots,
+                without=without,
             )
-        except (ConfigError, ExportError) as error:
+        except (ConfigError, ExportError, ReviewError) as error:
             fail(error)
+        if review:
+            typer.echo(f"{len(without):,} texts are doubted by reviewers and left out", err=True)
         _say_paths(written)
         card = opened.run(run)["about"]
         if not json.loads(card)["card"]["license"]:
@@ -223,28 +247,75 @@ def _say_paths(paths: list[Path]) -> None:
         say(path)
 
 
+class Listing(StrEnum):
+    """Statuses of items."""
+
+    accepted = "accepted"
+    rejected = "rejected"
+    failed = "failed"
+    pending = "pending"
+
+
 @app.command("show")
 def show(
-    item: Annotated[str, typer.Argument(help="An id, or the beginning of one.")],
+    item: Annotated[
+        str | None,
+        typer.Argument(help="An id, or the beginning of one; without it all are listed."),
+    ] = None,
     store: StoreOption = STORE,
     run: RunOption = None,
     messages: Annotated[
         bool, typer.Option("--messages", help="Print every request and reply in full.")
     ] = False,
+    status: Annotated[
+        Listing | None, typer.Option(help="List only the items of this status.")
+    ] = None,
+    code: Annotated[
+        str | None, typer.Option(help="List only the items with this code, such as `no-group`.")
+    ] = None,
 ) -> None:
-    """What became of one item: its calls, what was found wrong, its text."""
+    """What became of one item: its calls, what was found wrong, its text. Without an id: the items
+    of the run, a line each, with status, stage and code."""
     installed()
-    from ..data_pipeline.corpus.show import describe
+    from ..data_pipeline.corpus.show import describe, listed
 
-    def write(opened: Any) -> None:
+    if item and (status or code):
+        fail("--status and --code list items; leave out the id, or them")
+
+    def say(opened: Any) -> None:
+        if not item:
+            lines = list(map(str, listed(opened, run, status=status and status.value, code=code)))
+            for line in lines:
+                typer.echo(line)
+            if not lines:
+                typer.echo("no item of the run is so", err=True)
+            return
         found = opened.find_items(item)
         if len(found) != 1:
             matching = f"{len(found)} items begin so: {', '.join(found[:8])}" if found else "none"
-            fail(f"no single item {item!r}: {matching}")
+            more = ", …" if len(found) > 8 else ""
+            fail(f"no single item {item!r}: {matching}{more}; `multiverse curate show` lists them")
         for line in describe(opened, found[0], run, messages=messages):
             typer.echo(line)
 
-    with_store(store, write)
+    with_store(store, say)
+
+
+@app.command("runs")
+def runs(store: StoreOption = STORE) -> None:
+    """The runs of a store, the one started last first."""
+    installed()
+
+    def say(opened: Any) -> None:
+        for row in opened.runs():
+            recipe = json.loads(row["about"]).get("recipe", {})
+            started = datetime.fromtimestamp(row["started_at"]).strftime("%Y-%m-%d %H:%M")
+            typer.echo(
+                f"{row['run']}  {started}  {len(json.loads(row['items'])):,} items  "
+                f"{recipe.get('model', '')}"
+            )
+
+    with_store(store, say)
 
 
 app.command("check")(curate_check.command)

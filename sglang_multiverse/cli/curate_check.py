@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..corpus import TEXT, BadRow
-from .corpus import ANSWER_FIELDS, SOURCE_FIELDS, Fields, Item, read_corpus
+from .corpus import ANSWER_FIELDS, EXPORTED_ANSWER, SOURCE_FIELDS, Fields, Item, read_corpus
 from .ending import end
 from .refusal import fail
 
@@ -58,7 +58,10 @@ def command(
     ] = None,
     answer: Annotated[
         str | None,
-        typer.Option(help=f"Field of the reference answer [default: first of {ANSWER_FIELDS}]."),
+        typer.Option(
+            help=f"Field of the reference answer [default: first of {ANSWER_FIELDS}; of an export "
+            f"{EXPORTED_ANSWER[0]}, as in its run]."
+        ),
     ] = None,
     model_output: Annotated[
         bool,

@@ -203,6 +203,7 @@ def _say_source(ingested: Ingested) -> None:
     say(
         f"{len(ingested.records):,} items"
         + (f"; {len(ingested.skipped):,} rows left out ({reasons})" if ingested.skipped else "")
+        + (f"; {ingested.untagged:,} chains in <think> tags, taken off" * bool(ingested.untagged))
     )
 
 
@@ -214,7 +215,7 @@ def _say_estimate(found: Estimate, loaded: Config) -> None:
     if loaded.sample is not None:
         say(
             f"to do: {found.items:,} questions, {found.calls:,.0f} answers, at most "
-            f"{found.worst_tokens:,} tokens{worst}, were every answer "
+            f"{found.worst_tokens:,} tokens in and out{worst}, were every answer "
             f"{loaded.sampling.max_tokens:,} tokens long"
         )
         return
@@ -224,12 +225,21 @@ def _say_estimate(found: Estimate, loaded: Config) -> None:
         "repairs and without a teacher's hidden reasoning"
     )
     say(
-        f"at most: {found.worst_calls:,.0f} calls, {found.worst_tokens:,} tokens{worst}, were "
-        f"every task given {loaded.attempts} times and every reply {loaded.sampling.max_tokens:,} "
-        "tokens long"
+        f"at most: {found.worst_calls:,.0f} calls, {found.worst_tokens:,} tokens in and out{worst}"
+        f", were every task given {loaded.attempts} times and every reply cut at its limit, of "
+        f"{_limits(loaded)} tokens"
     )
+    if loaded.right_answers and found.items:
+        say("items that `right_answers` rejects cost no call; they are counted here, too")
     if not priced:
         say("no cost: `prices` is empty; fill it in from the provider's price list")
+
+
+def _limits(loaded: Config) -> str:
+    """``max_tokens``, and what it is raised to after replies that were cut."""
+    most = loaded.sampling.max_tokens
+    raised = min(loaded.room, loaded.attempts - 1)
+    return f"{most:,}" + (f", then up to {most << raised:,}" if raised else "")
 
 
 def _run(
@@ -414,7 +424,7 @@ class _Display:
             self._task,
             total=progress.total,
             completed=progress.settled + progress.errors,
-            note=f"{progress.reject_rate:.0%} rejected · {tally.sent:,} calls · "
+            note=f"{progress.rejected:,} of {progress.settled:,} rejected · {tally.sent:,} calls · "
             f"{tally.tokens:,} tokens{cost}{retried}{failed}",
         )
 

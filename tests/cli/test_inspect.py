@@ -152,7 +152,7 @@ def test_a_bad_line_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     assert [line.split(":")[2] for line in reported] == ["2", "3", "5", "6", "8"]
     assert all(line.startswith(f"error: {file}:") for line in reported)
     assert "'answer'" in reported[2]
-    assert "or 'output' or 'text'" in reported[2] and "--text" in reported[2]
+    assert "'output' or 'completion'" in reported[2] and "--text" in reported[2]
     assert inspect(file).exit_code == 1
 
 

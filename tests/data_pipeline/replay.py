@@ -237,7 +237,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=CASSETTES)
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--latency", type=float, default=0.0)
+    parser.add_argument(
+        "--rows", type=Path, help="Write the items to this file, as rows of a source, and end."
+    )
     options = parser.parse_args()
+    if options.rows is not None:
+        rows = [json.dumps(one.record().columns) for one in load_all(options.folder)]
+        options.rows.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        return
     server = ReplayServer(load_all(options.folder), latency=options.latency, port=options.port)
     print(f"serving {len(server.by_question)} items at {server.url}", flush=True)
     server.serve_forever()

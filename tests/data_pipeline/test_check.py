@@ -75,6 +75,25 @@ def test_the_published_columns_are_known(tmp_path: Path) -> None:
     assert three["codes"] == ["answer-changed"]
 
 
+def test_an_export_is_held_to_what_its_run_held_it_to(tmp_path: Path) -> None:
+    """The whole trace, not the thought alone, and the attempt, which may be wrong, or nothing."""
+    end = "\n</Think>\n\n"
+    thought = re.sub(r"So the final answer is [^\n]*", "So that is it.", TEXT.partition(end)[0])
+    whole = f"{thought}{end}Answer: 4"
+    exported = {
+        "solution": "7",
+        "deepseek_attempt": None,
+        "deepseek_thinking_trajectory_parallel": f"{thought}{end}".strip(),
+        "text": whole,
+        "text_sequential": flatten_text(whole),
+        "run": "abc",
+    }
+    file = write(tmp_path / "out.jsonl", exported, exported | {"deepseek_attempt": "4"})
+    assert [one["codes"] for one in rows(check(file, "--json"))] == [[], []]
+    named = rows(check(file, "--json", "--answer", "solution"))
+    assert [one["codes"] for one in named] == [["answer-changed"]] * 2
+
+
 def test_fields_can_be_named(tmp_path: Path) -> None:
     item = {"trace": TEXT, "chain": "Something else entirely.", "gold": "1"}
     file = write(tmp_path / "a.jsonl", item)

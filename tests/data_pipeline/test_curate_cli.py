@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sglang_multiverse.cli import app
+from sglang_multiverse.data_pipeline.corpus.summary import alike
 from sglang_multiverse.data_pipeline.teacher.cassette import Cassette
 
 from .conftest import OUTCOMES, expected
@@ -60,6 +61,7 @@ def test_from_a_file_to_a_dataset(
     assert (status["accepted"], status["pending"]) == (accepted, 0)
     said = curate("status", "--store", store)
     assert "outline: no-group" in said and "never answered" in said
+    assert "curate show --status rejected" in said
 
     curate("report", tmp_path / "report", "--store", store)
     assert json.loads((tmp_path / "report" / "report.json").read_text())["accepted"] == accepted
@@ -80,6 +82,61 @@ def test_from_a_file_to_a_dataset(
     lost = next(cassette for cassette in light if cassette.name == "never-repaired")
     assert "content/lost-content" in curate("show", lost.id, "--store", store)
     assert "none" in curate("show", "zzz", "--store", store, exit_code=2)
+
+    listed = curate("show", "--store", store).splitlines()
+    assert [line.split()[0] for line in listed] == [one.id for one in light]
+    assert clean.question[:40] in next(line for line in listed if line.startswith(clean.id))
+    codes = expected(light)
+    rejected = curate("show", "--store", store, "--status", "rejected").splitlines()
+    assert len(rejected) == sum(map(bool, codes.values()))
+    (one,) = curate("show", "--store", store, "--code", "lost-content").splitlines()
+    assert one.split()[:4] == [lost.id, "rejected", "rewrite:", "lost-content"]
+    assert "no item" in curate("show", "--store", store, "--status", "failed")
+    assert "--code" in curate("show", lost.id, "--code", "x", "--store", store, exit_code=2)
+
+    (run,) = curate("runs", "--store", store).splitlines()
+    name = run.split()[0]
+    assert f"{len(light)} items" in run and run.endswith("teacher")
+    assert name in curate("status", "--store", store, "--run", name[:5])
+    assert name in curate("status", "--store", store, "--run", "zzz", exit_code=2), "what there is"
+
+
+def test_chains_in_tags_are_told_in_the_dry_run(
+    light: list[Cassette], configure: Configure, store: Path, tmp_path: Path
+) -> None:
+    config = configure("http://127.0.0.1:9/v1", items=light)
+    rows = [one.record().columns for one in light[:3]]
+    for row in rows[:2]:
+        chain = row["deepseek_thinking_trajectory"]
+        row["deepseek_thinking_trajectory"] = f"<think>\n{chain}\n</think>"
+    rows[2]["deepseek_thinking_trajectory"] += "\n<think>\n"
+    file = tmp_path / "tagged.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    dry = curate("run", config, "--store", store, "--file", file, "--dry-run")
+    assert "2 items; 1 rows left out (think-tag ×1); 2 chains in <think> tags, taken off" in dry
+
+
+def test_the_dry_run_says_what_its_figures_count(
+    light: list[Cassette], configure: Configure, store: Path
+) -> None:
+    config = configure("http://127.0.0.1:9/v1", items=light, right_answers=True)
+    dry = curate("run", config, "--store", store, "--dry-run")
+    assert (
+        "given 3 times and every reply cut at its limit, of 4,000, then up to 8,000 tokens" in dry
+    )
+    assert "items that `right_answers` rejects cost no call" in dry
+    config = configure("http://127.0.0.1:9/v1", items=light, room=0)
+    dry = curate("run", config, "--store", store, "--dry-run")
+    assert "of 4,000 tokens" in dry and "right_answers" not in dry
+
+
+def test_messages_that_say_the_same_are_one() -> None:
+    head = "http://h/v1 (model m): HTTP 400 after 1 request: Error code: 400 - {'error': "
+    asked = [f"{head}{{'message': \"none of question 'Is {n} odd?'\"}}}}" for n in range(7)]
+    other = f"{head}{{'message': 'the prompt is too long'}}}}"
+    busy = asked[0].replace("400", "429")
+    found = alike({**dict.fromkeys(asked, 2), other: 3, busy: 1})
+    assert found == [(f"{asked[0]} (and 6 like it)", 14), (other, 3), (busy, 1)]
 
 
 def test_options_go_before_the_file(

@@ -163,6 +163,20 @@ def test_the_card_says_what_must_be_said(exported: Path) -> None:
         assert f"(figures/{figure}.png)" in card
 
 
+def test_the_card_counts_what_is_left_out(tmp_path: Path, cassettes: list[Cassette]) -> None:
+    fill_store(tmp_path / "s", [one for one in cassettes if one.name in ("clean", "repaired")])
+    with Store(tmp_path / "s") as store:
+        id = store.run()["run"]
+        (first, _) = store.outcomes(id).values()
+        store.settle(id, replace(first, status="error", result={"message": "", "findings": []}))
+        export_dataset(store, tmp_path / "out", plots=False, curriculum=False)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Of 1 items 1 (100.0%) passed" in card
+    assert "1 more are left out: 1 failed, 0 were not reached." in card
+    for what in ("hash of question and chain", "`source_columns`", "net parallelism counts no"):
+        assert what in card
+
+
 def test_the_report_counts(exported: Path) -> None:
     report = json.loads((exported / "report" / "report.json").read_text())
     assert (report["accepted"], report["rejected"]) == (len(ACCEPTED), 3)
@@ -296,6 +310,9 @@ def test_exports_of_any_runs_are_shards_of_one_dataset(
             "question": "Half a pair: \ud83d?",
             "deepseek_thinking_trajectory": clean.source,
             "metadata": {"level": 3, "tags": []},
+            "id": "mine-1",
+            "text": "α",
+            "run": 7,
         },
         notes=(),
     )
@@ -311,6 +328,8 @@ def test_exports_of_any_runs_are_shards_of_one_dataset(
     row = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path))[0]
     assert (row["solution"], row["gates"]) == (None, [])
     assert json.loads(row["metadata"]) == {"level": 3, "tags": []}
+    assert json.loads(row["source_columns"]) == {"id": "mine-1", "text": "α", "run": 7}
+    assert row["id"] != "mine-1" and row["text"].startswith("<Think>")
 
 
 def test_an_export_that_fails_leaves_nothing_behind(

@@ -115,6 +115,59 @@ def test_a_line_that_is_none_is_left_out_and_the_rest_is_read(file: Path, tmp_pa
         ingest(Source(files=[file], decontaminate=[file]))
 
 
+THOUGHT = "Okay, <b>so</b>.\nIt is 2."
+
+
+@pytest.mark.parametrize(
+    ("chain", "attempt", "wanted"),
+    [
+        (f"<think>\n{THOUGHT}\n</think>", "2", "2"),
+        (f"<think>\n{THOUGHT}\n</think>\n\nTwo.", None, "Two."),
+        (f"<think>\n{THOUGHT}\n</think>\n\nTwo.", "2", "2"),
+        (f"{THOUGHT}\n</think>\n\nTwo.", None, "Two."),
+        (f"{THOUGHT}</think>\nTwo.", " ", "Two."),
+        (f"<THINK>{THOUGHT}</THINK>Two.", None, "Two."),
+        (f"<Think>\n{THOUGHT}\n", "2", "2"),
+        (f"\n<think>{THOUGHT}</think>", f"<think>{THOUGHT}</think>Two.", "Two."),
+        (THOUGHT, f"<think>\n{THOUGHT}\n</think>\n\nTwo.", "Two."),
+    ],
+)
+def test_a_thought_comes_without_its_tags(
+    file: Path, chain: str, attempt: str | None, wanted: str
+) -> None:
+    rows = [row(deepseek_thinking_trajectory=chain, deepseek_attempt=attempt)]
+    found = ingest(Source(files=[lines(file, rows)]))
+    (record,) = found.records
+    assert (record.source, record.attempt) == (THOUGHT, wanted)
+    assert record.id == item_id(record.question, THOUGHT)
+    assert record.columns["deepseek_thinking_trajectory"] == THOUGHT, "what is exported"
+    assert found.untagged == (chain != THOUGHT)
+
+
+@pytest.mark.parametrize(
+    ("chain", "code"),
+    [
+        (f"Here:\n<think>\n{THOUGHT}\n</think>\nTwo.", "think-tag"),
+        (f"<think>\n{THOUGHT}\n<think>\nMore.\n</think>", "think-tag"),
+        (f"<think>{THOUGHT}</think>\nTwo?\n<Think>\nMore.\n</Think>\nTwo.", "think-tag"),
+        ("<think>\n\n</think>\n\nTwo.", "no-chain"),
+    ],
+)
+def test_tags_that_are_not_around_the_thought_leave_the_row_out(
+    file: Path, chain: str, code: str
+) -> None:
+    rows = [row(), row("B?", deepseek_thinking_trajectory=chain, deepseek_attempt=None)]
+    found = ingest(Source(files=[lines(file, rows)]))
+    assert [(one.row, one.code) for one in found.skipped] == [(2, code)]
+
+
+def test_words_about_a_tag_stay(file: Path) -> None:
+    chain = "The prompt ends in <think> here, and </think> is what it waits for."
+    found = ingest(Source(files=[lines(file, [row(deepseek_thinking_trajectory=chain)])]))
+    assert found.records[0].source == chain
+    assert found.untagged == 0
+
+
 def test_test_questions_are_kept_out(file: Path, tmp_path: Path) -> None:
     tests = lines(
         tmp_path / "tests.jsonl", [{"problem": "Find the least odd prime number, please"}]
@@ -281,6 +334,8 @@ def test_an_estimate_grows_with_the_chains(file: Path) -> None:
     prices = Prices(input=1.0, output=8.0)
     few, many = (estimate(records, Recipe("m"), prices) for records in (short, long))
     assert many.usage.input > few.usage.input + 3 * 900 * 12 / 4
+    assert few.calls <= 7 and many.calls == pytest.approx(4 + 2 * 4.6)
+    assert few.worst_calls == many.worst_calls, "a bound trusts no length"
     assert few.cost == pytest.approx(prices.of(few.usage))
     assert few.worst_cost > few.cost and few.worst_tokens > few.usage.input
     assert estimate([], Recipe("m"), prices).worst_tokens == 0

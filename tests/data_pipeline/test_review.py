@@ -14,8 +14,10 @@ from sglang_multiverse.cli.curate import app
 from sglang_multiverse.data_pipeline.review import argilla, blocks
 from sglang_multiverse.data_pipeline.review.agreement import summarise
 from sglang_multiverse.data_pipeline.review.files import Review, ReviewError, read, write
+from sglang_multiverse.data_pipeline.teacher.cassette import Cassette
 
 from .mutations import synthetic
+from .test_export import fill_store
 
 TEXTS = [(f"item-{n}", "What is it?", synthetic(n)) for n in range(4)]
 UNITS = list(blocks.units(TEXTS))
@@ -105,6 +107,44 @@ def test_agreement_by_hand() -> None:
     assert (pair["blocks"], pair["same"]) == (5, 3)
     assert pair["kappa"] == pytest.approx((3 / 5 - 11 / 25) / (1 - 11 / 25))
     assert row["questions"]["sound"]["judged"] == 0
+
+
+def test_an_export_leaves_out_what_is_doubted(tmp_path: Path, light: list[Cassette]) -> None:
+    import pyarrow.parquet as pq
+
+    def export(name: str, *more: object) -> Any:
+        words = ["export", tmp_path / name, "--store", tmp_path / "s", "--no-plots", *more]
+        return CliRunner().invoke(app, list(map(str, words)))
+
+    fill_store(tmp_path / "s", light)
+    assert export("out").exit_code == 0
+    (data,) = (tmp_path / "out" / "data").iterdir()
+    ids = pq.read_table(data)["id"].to_pylist()
+    sheet = tmp_path / "ann.csv"
+    run = CliRunner().invoke(app, ["review", "export", str(data), str(sheet)])
+    assert run.exit_code == 0, run.output
+    with sheet.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["independent"] = "no" if row["item"] == ids[0] else "yes"
+        row["sound"] = "no" if row["item"] == ids[1] else "yes"
+    with sheet.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+    run = export("kept", "--review", sheet)
+    assert run.exit_code == 0, run.output
+    assert "2 texts are doubted" in run.output
+    for kind in ("data", "mixed"):
+        kept = pq.read_table(tmp_path / "kept" / kind)["id"].to_pylist()
+        assert set(kept) == set(ids[2:])
+    assert "they doubt were left out" in (tmp_path / "kept" / "README.md").read_text()
+    sheet.write_text("item,block,sound\n" + "".join(f"{item},1,no\n" for item in ids), "utf-8")
+    run = export("none", "--review", sheet)
+    assert run.exit_code == 2 and "nothing is left" in run.output
+    sheet.write_text("item\n", "utf-8")
+    assert "no block" in export("bad", "--review", sheet).output
 
 
 @pytest.mark.parametrize(

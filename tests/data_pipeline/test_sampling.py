@@ -122,6 +122,7 @@ def test_no_usable_answer_is_a_rejection_that_says_why() -> None:
     wrong, _ = drawn(RIGHT[1], RIGHT[2])
     assert isinstance(wrong, Rejection)
     assert wrong.code == "wrong-answer"
+    assert wrong.message.endswith(f"right is {ASKED[0].answer!r}")
     assert [one["right"] for one in wrong.details["samples"]] == [False, False]
 
 
@@ -216,8 +217,10 @@ def test_from_questions_to_a_dataset_that_trains(tmp_path: Path) -> None:
 
     run = json.loads(curate("status", *store, "--json").output)
     assert run["rejections"] == [{"stage": "sample", "code": "wrong-answer", "items": 1}]
-    exported = curate("export", str(tmp_path / "out"), *store, "--no-plots")
+    exported = curate("export", str(tmp_path / "out"), *store)
     assert exported.exit_code == 0, exported.output
+    figures = {one.stem for one in (tmp_path / "out" / "figures").iterdir()}
+    assert figures == {"parallelism", "net_parallelism", "blocks"}, "no row has a distance"
     (data,) = (tmp_path / "out" / "data").iterdir()
     rows = pq.read_table(data).to_pylist()
     assert sorted(row["text"] for row in rows) == sorted(RIGHT[:5])
@@ -226,10 +229,15 @@ def test_from_questions_to_a_dataset_that_trains(tmp_path: Path) -> None:
     pairs = pq.read_table(mixed).to_pylist()
     assert len(pairs) == 5
     assert all(row["prompt"][0]["content"].endswith(MULTIVERSE.parallel_prompt) for row in pairs)
+    assert {row["repairs"] for row in rows} == {0}, "draws are none"
+    assert run["stages"]["sample"]["repairs"] == 0
+    shown = curate("show", *store, rows[0]["id"]).output
+    assert "  sample 4: done" in shown and "attempt" not in shown
     card = (tmp_path / "out" / "README.md").read_text()
     assert "its own answers: 4 to each question" in card
-    checked = curate("check", str(data), "--text", "text", "--fail-on", "rejected")
+    checked = curate("check", str(data), "--fail-on", "rejected")
     assert checked.exit_code == 0, checked.output
+    assert "5 accepted, 0 rejected" in checked.output
 
 
 def test_all_right_answers_become_rows(tmp_path: Path) -> None:

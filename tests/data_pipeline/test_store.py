@@ -250,6 +250,20 @@ def test_what_is_read_in_pages_is_all_there(path: Path) -> None:
         assert list(store.each_outcome("another run")) == []
 
 
+def test_a_run_is_found_by_the_beginning_of_its_name(path: Path) -> None:
+    with Store(path) as store:
+        with pytest.raises(StoreError, match="start one"):
+            store.run()
+        for name in ("abc1", "abc2", "abc"):
+            store.put_run(name, {}, {})
+        assert [row["run"] for row in store.runs()] == ["abc", "abc2", "abc1"]
+        assert [store.run(one)["run"] for one in (None, "abc1", "abc")] == ["abc", "abc1", "abc"]
+        with pytest.raises(StoreError, match="3 runs that begin with 'ab': "):
+            store.run("ab")
+        with pytest.raises(StoreError, match="no run 'x'; it has abc, abc2, abc1"):
+            store.run("x")
+
+
 @pytest.mark.parametrize("version", [0, 1])
 def test_a_database_of_another_kind_is_left_as_it_is(path: Path, version: int) -> None:
     with closing(sqlite3.connect(path)) as db:

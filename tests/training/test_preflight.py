@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from sglang_multiverse.structure import parse
 from sglang_multiverse.tiny import MODEL_DIR
+from sglang_multiverse.tiny.dataset import tiny_rows
 from sglang_multiverse.training import sft
 from sglang_multiverse.training.collator import IGNORED
 from sglang_multiverse.training.preflight.example import rendered
@@ -132,6 +133,46 @@ def test_texts_without_a_block_are_warned_of(tmp_path, capsys):
     sft.run(*sft.parse(flags(tmp_path, *data)))
     assert warning in capsys.readouterr().out
     assert "warning" not in rehearsal(tmp_path / "other", capsys)
+
+
+def test_rows_of_a_curated_corpus_that_hold_no_question_are_told(tmp_path, capsys):
+    text = tiny_rows(0, "train", 1)[0]["completion"][0]["content"]
+    row = {"question": "2?", "text": text, "text_sequential": "2.", "outline": "1.", "gates": []}
+    data = ("--dataset_name", Room(tmp_path).data([row] * 3))
+    (said,) = re.findall("^warning: .*", rehearsal(tmp_path, capsys, *data), re.MULTILINE)
+    assert "holds no question" in said and "--dataset_config mixed" in said
+    assert sft.run(*sft.parse(flags(tmp_path, *data))) is not None
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stages", "more", "needed"),
+    [
+        ([0, 1, 1], (), "train_sampling_strategy: sequential"),
+        (
+            [0, 1, 1],
+            ("--packing", "true"),
+            "train_sampling_strategy: sequential, packing: false",
+        ),
+        (
+            [0, 1, 1],
+            ("--train_sampling_strategy", "sequential", "--shuffle_dataset", "true"),
+            "shuffle_dataset: false",
+        ),
+        ([0, 1, 1], ("--train_sampling_strategy", "sequential"), ""),
+        ([0, 0, 0], (), ""),
+    ],
+)
+def test_settings_that_lose_the_order_of_a_curriculum_are_told(
+    tmp_path, capsys, stages, more, needed
+):
+    rows = [
+        {**row, "id": "x", "stage": stage, "parallel": True}
+        for row, stage in zip(tiny_rows(0, "train", 3), stages, strict=True)
+    ]
+    data = ("--dataset_name", Room(tmp_path).data(rows), *more)
+    told = re.findall("^warning: .* set (.*)$", rehearsal(tmp_path, capsys, *data), re.MULTILINE)
+    assert told == ([needed] if needed else [])
 
 
 def test_what_a_template_writes_before_the_answer_is_warned_of(tmp_path, capsys, tokenizer):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from datasets import Dataset
+from trl.data_utils import get_dataset_column_names
 
 from ...dialect import Tag
 from .checks import plain_model, prepared
 from .example import LEGEND, rendered
 from .memory import GIB, Memory, Sharding
 from .template import template_warning
+
+#: Columns that only rows of ``data/`` and of ``mixed/`` of a curated corpus have together.
+_CURATED = {"text", "text_sequential", "outline", "gates"}
+_MIXED = {"prompt", "completion", "stage", "parallel"}
 
 
 def counts_of(trainer: Any) -> Iterator[str]:
@@ -40,11 +45,43 @@ def warnings_of(trainer: Any, raw: Any) -> Iterator[str]:
             "warning: no example of the train dataset holds a block, so that the model does not "
             "learn to fork; give it texts in canonical form (`multiverse inspect` shows them)"
         )
+    curated = _curated_warning(trainer.args, get_dataset_column_names(raw), raw)
+    if curated is not None:
+        yield f"warning: {curated}"
     found = template_warning(
         trainer._tokenizer, next(iter(raw)), getattr(trainer, "chat_template", None)
     )
     if found is not None:
         yield f"warning: {found}"
+
+
+def _curated_warning(args: Any, columns: Sequence[str], raw: Any) -> str | None:
+    """What is likely not meant of an export of ``multiverse curate``."""
+    if set(columns) >= _CURATED and "prompt" not in columns and "messages" not in columns:
+        return (
+            "these rows are the traces of an export of `multiverse curate`, whose column `text` "
+            "holds no question, so that none is trained on; --dataset_config mixed has prompts and "
+            "completions (of a file, name the one in mixed/)"
+        )
+    if not set(columns) >= _MIXED or not _in_stages(raw):
+        return None
+    wrong = {
+        "train_sampling_strategy: sequential": args.train_sampling_strategy != "sequential",
+        "packing: false": args.packing,
+        "shuffle_dataset: false": args.shuffle_dataset,
+    }
+    needed = ", ".join(setting for setting, lacks in wrong.items() if lacks)
+    if not needed:
+        return None
+    return (
+        "the order of these rows is a curriculum (column `stage`), and these settings do not keep "
+        f"it; set {needed}"
+    )
+
+
+def _in_stages(raw: Any) -> bool:
+    """Whether there is more than one; of a stream it is not known, and taken to be so."""
+    return not isinstance(raw, Dataset) or len(raw.unique("stage")) > 1
 
 
 def example_of(trainer: Any) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import IO, Any, TypeVar
 import openai
 
 from .batch_file import URL, WINDOW
-from .completion import GarbledReply
+from .completion import KEPT, GarbledReply
 from .refused import Refused
 from .transport import Endpoint, TransportError, client_of, failed, retried, tries_of
 
@@ -215,7 +215,7 @@ async def _unbroken(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 def _id(value: Any) -> str:
     id = getattr(value, "id", None)
     if not isinstance(id, str) or not id:
-        raise GarbledReply(f"the body names no id: {str(value)[:200]!r}")
+        raise GarbledReply(f"the body names no id: {str(value)[:KEPT]!r}")
     return id
 
 
@@ -227,7 +227,7 @@ def _seen(value: Any) -> Seen:
     """
     status = getattr(value, "status", None)
     if not isinstance(status, str):
-        raise GarbledReply(f"the body names no status: {str(value)[:200]!r}")
+        raise GarbledReply(f"the body names no status: {str(value)[:KEPT]!r}")
     counts = getattr(value, "request_counts", None)
     numbers = [getattr(counts, name, None) for name in ("completed", "failed")]
     files = [getattr(value, name, None) for name in ("output_file_id", "error_file_id")]

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import openai
 import stamina
@@ -22,6 +22,8 @@ from .refused import Refused, retry_after
 
 #: Requests in flight that one client of the library carries.
 SHARE = 8
+#: Characters told of an answer that is none.
+MOST_SHOWN = 300
 
 
 class TransportError(RuntimeError):
@@ -43,6 +45,16 @@ class Interrupted(RuntimeError):
     def __init__(self, unanswered: int):
         super().__init__("the run is ending")
         self.unanswered = unanswered
+
+
+class Booked(Protocol):
+    """The books that :meth:`Transport.send` keeps of one call, request by request."""
+
+    def lost(self) -> None:
+        """The request was sent and is not answered: perhaps paid."""
+
+    async def again(self) -> Reply | None:
+        """Before another request: what it may take is held now; or the reply is there already."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,13 @@ class Endpoint:
     tokens_per_minute: float | None = None
     max_tokens_field: str = "max_tokens"
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def blotted(self, text: str) -> str:
+        """``text`` without the key, which an endpoint may echo. A key that may be a word of any
+        text (``EMPTY``, ``token``) is none."""
+        key = self.api_key
+        mixed = any(map(str.isdigit, key)) and any(map(str.isalpha, key))
+        return text.replace(key, "SECRET") if len(key) >= (8 if mixed else 16) else text
 
 
 class Transport:
@@ -112,7 +131,7 @@ class Transport:
         """One of ``concurrency`` requests in flight: ``async with transport.slot``."""
         return self._slots
 
-    async def send(self, call: Call) -> Reply:
+    async def send(self, call: Call, books: Booked | None = None) -> Reply:
         """The reply to ``call``, after as many requests as it takes. Hold a :attr:`slot`.
 
         A request of a length that the endpoint does not take comes back as ``too-long``.
@@ -120,6 +139,7 @@ class Transport:
         Raises:
             TransportError: every request failed, or the first one for good.
             Interrupted: it waited when the run was told to end.
+            Exception: what ``books`` raise, between two requests.
         """
         endpoint, tries, unanswered = self.endpoint, 0, 0
         task = asyncio.current_task()
@@ -130,14 +150,18 @@ class Transport:
                 endpoint, lambda error: not self._ending and retried(error, endpoint)
             ):
                 with attempt:
+                    if tries and books is not None:
+                        known = await books.again()
+                        if known is not None:
+                            return known
                     tries += 1
                     try:
                         completion, seconds = await self._request(call)
-                    except (openai.APIConnectionError, TimeoutError) as error:
-                        unanswered += was_sent(error)
-                        raise
-                    except GarbledReply:
-                        unanswered += 1
+                    except (openai.APIConnectionError, TimeoutError, GarbledReply) as error:
+                        if was_sent(error):
+                            unanswered += 1
+                            if books is not None:
+                                books.lost()
                         raise
         except asyncio.CancelledError:
             if task not in self._woken:
@@ -147,7 +171,8 @@ class Transport:
         except (openai.OpenAIError, GarbledReply, TimeoutError) as error:
             refused = Refused.of(error)
             if refused is not None and refused.too_long:
-                return Reply(str(error), "too-long", tries=tries, unanswered=unanswered)
+                said = endpoint.blotted(str(error))
+                return Reply(said, "too-long", tries=tries, unanswered=unanswered)
             if self._ending and retried(error, endpoint):
                 raise Interrupted(unanswered) from error
             raise failed(error, endpoint, tries, unanswered) from error
@@ -161,6 +186,7 @@ class Transport:
             tries=tries,
             unanswered=unanswered,
             seconds=seconds,
+            blot=endpoint.blotted,
         )
 
     async def _request(self, call: Call) -> tuple[ChatCompletion, float]:
@@ -286,8 +312,9 @@ def failed(error: Exception, endpoint: Endpoint, tries: int, unanswered: int = 0
     elif isinstance(error, openai.APIConnectionError):
         said = f"{where}: connection failed, {times}: {error.__cause__ or error}"
     else:
-        said = f"{where}: {error} ({times})"
-    return TransportError(said, unanswered=unanswered, fatal=refused is not None and refused.fatal)
+        said = f"{where}: {endpoint.blotted(str(error))[:MOST_SHOWN]} ({times})"
+    fatal = refused is not None and refused.fatal
+    return TransportError(endpoint.blotted(said), unanswered=unanswered, fatal=fatal)
 
 
 def place(endpoint: Endpoint) -> str:

@@ -371,6 +371,9 @@ def test_a_key_that_is_echoed_is_scrubbed(tmp_path: Path, store: Path, cassettes
     (tape,) = (tmp_path / "tapes").iterdir()
     assert "sk-abcdef123" not in tape.read_text()
     assert "SECRET" in tape.read_text()
+    with Store(store) as opened:
+        said = json.dumps([list(row) for row in opened.calls()])
+    assert "SECRET" in said and "sk-abcdef123" not in said
 
 
 def test_accepted_items_are_the_expected_ones(

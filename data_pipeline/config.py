@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import pydantic
 import yaml
@@ -23,6 +24,26 @@ from .teacher.call import Sampling
 from .teacher.collector import Batching
 from .teacher.prompt import PromptError, Prompts
 from .teacher.transport import Endpoint
+
+#: Fields of a request that ``extra`` may not name, and where they are set: accounts, budget and
+#: store reckon with them, by whatever name a server knows them.
+_SET = {
+    **dict.fromkeys(["model", "models"], "`endpoint.model`"),
+    **dict.fromkeys(
+        [
+            "max_tokens",
+            "max_completion_tokens",
+            "max_output_tokens",
+            "max_new_tokens",
+            "max_length",
+        ],
+        "`sampling.max_tokens`",
+    ),
+    **{name: f"`sampling.{name}`" for name in ("temperature", "top_p", "seed")},
+    **dict.fromkeys(["messages", "prompt", "input"], "the prompts"),
+    **dict.fromkeys(["n", "best_of"], "the pipeline, which reads one choice"),
+    **dict.fromkeys(["stream", "stream_options"], "the pipeline, which reads whole replies"),
+}
 
 #: Configurations that come with the package, by name.
 FOLDER = Path(__file__).parent / "configs"
@@ -80,6 +101,17 @@ class EndpointPart(_Part):
     tokens_per_minute: float | None = Field(default=None, gt=0)
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
+    @pydantic.field_validator("base_url")
+    @classmethod
+    def _reachable(cls, value: str) -> str:
+        try:
+            port = urlsplit(value).port
+        except ValueError as error:
+            raise ValueError(f"{value!r}: {error}") from error
+        if port == 0:
+            raise ValueError(f"{value!r}: nobody listens on port 0")
+        return value
+
     def build(self) -> Endpoint:
         """The endpoint, with its key.
 
@@ -102,6 +134,22 @@ class EndpointPart(_Part):
         return Endpoint(api_key=key, **self.model_dump(exclude={"api_key_env"}))
 
 
+def _beside(extra: dict[str, Any]) -> dict[str, Any]:
+    """``extra`` fields of a request, where they can be sent beside those the pipeline sets.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    for name in extra:
+        if name in _SET:
+            raise ValueError(f"`{name}` is set by {_SET[name]}; take it out here")
+    try:
+        json.dumps(extra, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"it goes into a request as JSON, and {error}") from error
+    return extra
+
+
 class SamplingPart(_Part):
     temperature: float | None = None
     top_p: float | None = None
@@ -109,14 +157,7 @@ class SamplingPart(_Part):
     seed: int | None = None
     extra: dict[str, Any] = {}
 
-    @pydantic.field_validator("extra")
-    @classmethod
-    def _json(cls, value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"it goes into a request as JSON, and {error}") from error
-        return value
+    _extra = pydantic.field_validator("extra")(_beside)
 
 
 class PricesPart(_Part):
@@ -161,6 +202,8 @@ class SamplePart(_Part):
         default={"separate_reasoning": False},
         description="sent with every request; the default asks SGLang for the thought in the text",
     )
+
+    _extra = pydantic.field_validator("extra")(_beside)
 
 
 class Card(_Part):

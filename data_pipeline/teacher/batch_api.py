@@ -79,7 +79,7 @@ class BatchApi:
 
     def __init__(self, endpoint: Endpoint):
         self.endpoint = endpoint
-        self._client = client_of(endpoint)
+        self._client = client_of(endpoint, redirected=True)
 
     async def __aenter__(self) -> BatchApi:
         return self

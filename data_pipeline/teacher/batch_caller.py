@@ -379,6 +379,7 @@ class BatchCaller:
             await asyncio.sleep(0)
         for key, error in settled.errors:
             error.alone = settled.replies > 0
+            error.fatal = error.fatal and not (error.single and self.tally.sent)
             self.tally.failed += 1
             self._collector.answer(key, error)
 

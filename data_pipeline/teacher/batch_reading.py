@@ -33,7 +33,8 @@ def settled_by(
         if answer.passes and tries < endpoint.attempts:
             return None
         said = answer.explain(place(endpoint), requests(tries))
-        return TransportError(endpoint.blotted(said), fatal=answer.fatal)
+        said = endpoint.blotted(said)
+        return TransportError(said, fatal=answer.fatal, single=answer.single)
     if isinstance(answer, (GarbledReply, NotRun)):
         return failed(answer, endpoint, tries) if tries >= endpoint.attempts else None
     return reply_of(call, answer, prices, tries=tries, blot=endpoint.blotted)

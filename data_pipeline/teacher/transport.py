@@ -28,14 +28,22 @@ MOST_SHOWN = 300
 
 class TransportError(RuntimeError):
     """A call that could not be made. ``unanswered`` requests were sent and never answered;
-    ``fatal``: the next call would fare no better; ``alone``: calls sent with it were answered."""
+    ``fatal``: the next call would fare no better, but for one that is ``single`` where others are
+    answered; ``alone``: calls sent with it were answered."""
 
     def __init__(
-        self, message: str, *, unanswered: int = 0, fatal: bool = False, alone: bool = False
+        self,
+        message: str,
+        *,
+        unanswered: int = 0,
+        fatal: bool = False,
+        single: bool = False,
+        alone: bool = False,
     ):
         super().__init__(message)
         self.unanswered = unanswered
         self.fatal = fatal
+        self.single = single
         self.alone = alone
 
 
@@ -106,6 +114,7 @@ class Transport:
         self._waiting: set[asyncio.Task[Any]] = set()
         self._woken: set[asyncio.Task[Any]] = set()
         self._ending = False
+        self._answered = False
 
     async def __aenter__(self) -> Transport:
         return self
@@ -175,10 +184,11 @@ class Transport:
                 return Reply(said, "too-long", tries=tries, unanswered=unanswered)
             if self._ending and retried(error, endpoint):
                 raise Interrupted(unanswered) from error
-            raise failed(error, endpoint, tries, unanswered) from error
+            raise failed(error, endpoint, tries, unanswered, others=self._answered) from error
         finally:
             self._waiting.discard(task)
             self._woken.discard(task)
+        self._answered = True
         return reply_of(
             call,
             completion,
@@ -192,9 +202,9 @@ class Transport:
     async def _request(self, call: Call) -> tuple[ChatCompletion, float]:
         estimate = sum(len(m.content) for m in call.messages) / 3 + call.sampling.max_tokens
         await self._requests.take()
-        await self._tokens.take(estimate)
+        taken = await self._tokens.take(estimate)
         start = time.monotonic()
-        used = 0
+        used = 0.0
         task = asyncio.current_task()
         assert task is not None
         self._waiting.discard(task)
@@ -212,7 +222,7 @@ class Transport:
             raise GarbledReply(f"the body is not JSON: {error}") from error
         finally:
             self._waiting.add(task)
-            self._tokens.give_back(estimate - used)
+            self._tokens.give_back(taken, used)
         return completion, time.monotonic() - start
 
 
@@ -246,14 +256,16 @@ class _Clients:
             await client.close()
 
 
-def client_of(endpoint: Endpoint) -> openai.AsyncOpenAI:
-    """The client of ``endpoint``; it tries nothing again, for every request is counted here."""
+def client_of(endpoint: Endpoint, *, redirected: bool = False) -> openai.AsyncOpenAI:
+    """The client of ``endpoint``; it tries nothing again, for every request is counted here.
+    ``redirected``: it goes where it is sent, which makes another request of one with a body."""
     return openai.AsyncOpenAI(
         api_key=endpoint.api_key,
         base_url=endpoint.base_url,
         timeout=endpoint.timeout,
         max_retries=0,
         default_headers=dict(endpoint.headers),
+        http_client=openai.DefaultAsyncHttpxClient(follow_redirects=redirected),
     )
 
 
@@ -301,20 +313,45 @@ def retried(error: Exception, endpoint: Endpoint) -> bool | float:
     return wait if wait <= endpoint.retry_after_max else False
 
 
-def failed(error: Exception, endpoint: Endpoint, tries: int, unanswered: int = 0) -> TransportError:
-    """The error of a call that came to ``error`` with the last of ``tries`` requests."""
+def failed(
+    error: Exception, endpoint: Endpoint, tries: int, unanswered: int = 0, *, others: bool = False
+) -> TransportError:
+    """The error of a call that came to ``error`` with the last of ``tries`` requests. ``others``:
+    the endpoint has answered other calls."""
     where, times = place(endpoint), requests(tries)
     refused = Refused.of(error)
     if refused is not None:
         said = refused.explain(where, times)
+        if refused.moved:
+            said += f" ({_headers(error).get('location') or 'it does not say where'})"
+        if refused.passes and (wait := _asked_to_wait(error)) > endpoint.retry_after_max:
+            said += (
+                f"; it asks to wait {wait:,.0f} s, more than `endpoint.retry_after_max` "
+                f"({endpoint.retry_after_max:g})"
+            )
     elif isinstance(error, (openai.APITimeoutError, TimeoutError)):
         said = f"{where}: no answer within {endpoint.timeout:g} s, {times}"
     elif isinstance(error, openai.APIConnectionError):
-        said = f"{where}: connection failed, {times}: {error.__cause__ or error}"
+        said = f"{where}: connection failed, {times}: {_first(error.__cause__ or error)}"
     else:
         said = f"{where}: {endpoint.blotted(str(error))[:MOST_SHOWN]} ({times})"
-    fatal = refused is not None and refused.fatal
+    fatal = refused is not None and refused.fatal and not (others and refused.single)
     return TransportError(endpoint.blotted(said), unanswered=unanswered, fatal=fatal)
+
+
+def _asked_to_wait(error: Exception) -> float:
+    return retry_after(_headers(error)) or 0.0
+
+
+def _headers(error: Exception) -> Mapping[str, str]:
+    return error.response.headers if isinstance(error, openai.APIStatusError) else {}
+
+
+def _first(error: BaseException) -> BaseException:
+    """What a group of errors holds first: the group itself says nothing."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def place(endpoint: Endpoint) -> str:

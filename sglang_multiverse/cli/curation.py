@@ -119,16 +119,16 @@ class Start:
             self.drop_batches,
         )
         _say_end(finished)
-        if finished.end != "complete" or finished.progress.errors:
+        if finished.end != "complete" or finished.progress.open:
             raise typer.Exit(1)
 
 
 def _say_end(finished: Finished) -> None:
     progress = finished.progress
+    pending = progress.open - progress.errors
     typer.echo(
         f"{progress.accepted:,} accepted, {progress.rejected:,} rejected, "
-        f"{progress.errors:,} failed, {progress.total - progress.settled - progress.errors:,} "
-        f"pending of {progress.total:,}"
+        f"{progress.errors:,} failed, {pending:,} pending of {progress.total:,}"
     )
     if finished.end == "stopped":
         typer.echo("stopped; the same command goes on from here", err=True)
@@ -140,6 +140,8 @@ def _say_end(finished: Finished) -> None:
             "they failed",
             err=True,
         )
+    elif pending:
+        typer.echo("another process left items pending; the same command goes on", err=True)
 
 
 def _dry_run(loaded: Config, recipe: Recipe, ingested: Ingested, path: Path) -> None:

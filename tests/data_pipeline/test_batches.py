@@ -217,8 +217,12 @@ def test_a_line_is_asked_as_often_as_a_request(store: Path) -> None:
     assert "batch_expired" in str(error) and "3 requests" in str(error)
 
 
-@pytest.mark.parametrize("status", [400, 401, 404])
-def test_a_line_that_is_refused_is_said_as_for_a_request(status: int, store: Path) -> None:
+@pytest.mark.parametrize(
+    ("status", "fatal"), [(400, False), (401, True), (402, True), (403, False), (404, False)]
+)
+def test_a_line_that_is_refused_is_said_as_for_a_request(
+    status: int, fatal: bool, store: Path
+) -> None:
     fault = {"status": status}
     with ReplayServer([cassette(fault), *answering("fine")]) as server:
         error, fine = asked(server, store, "Q", "fine")
@@ -226,7 +230,7 @@ def test_a_line_that_is_refused_is_said_as_for_a_request(status: int, store: Pat
     with ReplayServer([cassette(fault)]) as other, pytest.raises(TransportError) as caught:
         send(other, call())
     assert str(error) == str(caught.value).replace(other.url, server.url)
-    assert error.fatal is caught.value.fatal
+    assert error.fatal is fatal, "others are answered"
     assert fine.text == "S1: 1", "the others are settled first"
 
 

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+import openai
 import pytest
 
 from sglang_multiverse.data_pipeline.store.store import Opened, Store
-from sglang_multiverse.data_pipeline.teacher import transport
+from sglang_multiverse.data_pipeline.teacher import rate, transport
 from sglang_multiverse.data_pipeline.teacher.budget import (
     UNLIMITED,
     Budget,
@@ -108,9 +110,49 @@ def test_retry_after_is_waited_for() -> None:
 def test_retry_after_beyond_all_patience_ends_the_call() -> None:
     with (
         ReplayServer([cassette({"status": 429, "retry_after": 9999})]) as server,
-        pytest.raises(TransportError, match="HTTP 429 after 1 request"),
+        pytest.raises(TransportError, match="HTTP 429 after 1 request") as caught,
     ):
         send(server, call())
+    assert "asks to wait 9,999 s, more than `endpoint.retry_after_max` (300)" in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_an_address_that_has_moved_is_said(status: int) -> None:
+    with ReplayServer([cassette()]) as server:
+        moved = {"status": status, "location": f"{server.url}/models"}
+        server.by_question["Q"] = cassette(moved)
+        with pytest.raises(TransportError, match=f"HTTP {status} after 1 request") as caught:
+            send(server, call())
+    assert caught.value.fatal
+    assert f"`endpoint.base_url` as it is now ({server.url}/models)" in str(caught.value)
+
+
+def test_a_group_of_errors_is_told_by_what_it_holds() -> None:
+    error = openai.APIConnectionError(request=httpx.Request("POST", "http://h"))
+    error.__cause__ = ExceptionGroup("unhandled errors", [OSError("nobody there")])
+    told = transport.failed(error, Endpoint("http://h/v1", "teacher"), 2)
+    assert str(told).endswith("connection failed, 2 requests: nobody there")
+
+
+@pytest.mark.parametrize(
+    ("status", "fatal"), [(401, True), (402, True), (403, False), (404, False)]
+)
+def test_of_an_endpoint_that_answers_others_one_refusal_ends_one_call(
+    status: int, fatal: bool
+) -> None:
+    other = Cassette("other", "other", "c", replies={"fill": (Replied("S1: 2"),)})
+
+    async def go(server: ReplayServer) -> None:
+        async with Transport(Endpoint(server.url, "teacher")) as sending:
+            assert (await sending.send(call("other"))).text == "S1: 2"
+            await sending.send(call())
+
+    with (
+        ReplayServer([cassette({"status": status}), other]) as server,
+        pytest.raises(TransportError, match=f"HTTP {status}") as caught,
+    ):
+        asyncio.run(go(server))
+    assert caught.value.fatal is fatal
 
 
 @pytest.mark.parametrize(
@@ -253,6 +295,39 @@ def test_a_rate_is_kept() -> None:
         return time.monotonic() - start
 
     assert asyncio.run(go()) >= 0.4
+
+
+def test_no_minute_has_more_than_its_limit_whatever_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Estimates are high, and what they were too high by comes back at any time."""
+    monkeypatch.setattr(rate, "MINUTE", 1.0)
+    started: list[float] = []
+
+    async def one(limiter: PerMinute, number: int) -> None:
+        await asyncio.sleep(0.02 * number)
+        taken = await limiter.take(30)
+        started.append(time.monotonic())
+        await asyncio.sleep(0.4 if number % 3 else 0.05)
+        limiter.give_back(taken, 10)
+
+    async def go() -> None:
+        limiter = PerMinute(100)
+        await asyncio.gather(*[one(limiter, number) for number in range(30)])
+
+    asyncio.run(go())
+    most = max(sum(at <= other < at + 0.95 for other in started) for at in started)
+    assert most * 10 <= 100
+    assert max(started) - min(started) < 6, "what comes back is used"
+
+
+def test_what_takes_more_than_the_limit_goes_alone() -> None:
+    async def go() -> None:
+        limiter = PerMinute(100)
+        limiter.give_back(await limiter.take(150), 0)
+        await limiter.take(90)
+
+    asyncio.run(asyncio.wait_for(go(), 5))
 
 
 def caller(server: ReplayServer, store: Store, budget: Budget = UNLIMITED) -> StoredCaller:

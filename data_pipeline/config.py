@@ -27,6 +27,26 @@ from .teacher.prompt import PromptError, Prompts
 from .teacher.transport import Endpoint
 from .yaml_file import YamlError, load_yaml
 
+#: Fields of a request that ``extra`` may not name, and where they are set: accounts, budget and
+#: store reckon with them, by whatever name a server knows them.
+_SET = {
+    **dict.fromkeys(["model", "models"], "`endpoint.model`"),
+    **dict.fromkeys(
+        [
+            "max_tokens",
+            "max_completion_tokens",
+            "max_output_tokens",
+            "max_new_tokens",
+            "max_length",
+        ],
+        "`sampling.max_tokens`",
+    ),
+    **{name: f"`sampling.{name}`" for name in ("temperature", "top_p", "seed")},
+    **dict.fromkeys(["messages", "prompt", "input"], "the prompts"),
+    **dict.fromkeys(["n", "best_of"], "the pipeline, which reads one choice"),
+    **dict.fromkeys(["stream", "stream_options"], "the pipeline, which reads whole replies"),
+}
+
 #: Configurations that come with the package, by name.
 FOLDER = Path(__file__).parent / "configs"
 
@@ -117,9 +137,11 @@ class EndpointPart(_Part):
     def _bare(cls, value: str) -> str:
         try:
             parts = urlsplit(value)
-            _ = parts.port
+            port = parts.port
         except ValueError as error:
             raise ValueError(f"it is no address: {error}") from error
+        if port == 0:
+            raise ValueError("nobody listens on port 0")
         if "@" in parts.netloc or "?" in value or "#" in value:
             raise ValueError(
                 "it holds a user and a password, a query or a fragment. An address is named in "
@@ -150,6 +172,22 @@ class EndpointPart(_Part):
         return Endpoint(api_key=key, **self.model_dump(exclude={"api_key_env"}))
 
 
+def _beside(extra: dict[str, Any]) -> dict[str, Any]:
+    """``extra`` fields of a request, where they can be sent beside those the pipeline sets.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    for name in extra:
+        if name in _SET:
+            raise ValueError(f"`{name}` is set by {_SET[name]}; take it out here")
+    try:
+        json.dumps(extra, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"it goes into a request as JSON, and {error}") from error
+    return extra
+
+
 class SamplingPart(_Part):
     """What a request asks for beside its messages."""
 
@@ -161,14 +199,7 @@ class SamplingPart(_Part):
     seed: int | None = Field(default=None, description="for endpoints that take one")
     extra: dict[str, Any] = Field(default={}, description="more fields, sent as they are")
 
-    @pydantic.field_validator("extra")
-    @classmethod
-    def _json(cls, value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"it goes into a request as JSON, and {error}") from error
-        return value
+    _extra = pydantic.field_validator("extra")(_beside)
 
 
 class PricesPart(_Part):
@@ -235,6 +266,8 @@ class SamplePart(_Part):
         default={"separate_reasoning": False},
         description="sent with every request; the default asks SGLang for the thought in the text",
     )
+
+    _extra = pydantic.field_validator("extra")(_beside)
 
 
 class Card(_Part):

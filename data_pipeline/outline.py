@@ -93,6 +93,8 @@ def parse_outline(text: str) -> Outline:
     return _Reader(text).run()
 
 
+#: No label has longer numbers or more of them, and no tag stands in more others: a model in a loop.
+MOST_DIGITS, MOST_DEPTH = 9, 32
 _STEP = re.compile(r"[ \t]*(?:[-*+#>]+[ \t]+)?[*_]*(S\d+(?:\.\d+)*)[*_]*[ \t]*[:.)][*_]*[ \t]*")
 _TAG = re.compile(r"[ \t]*<(/?)(parallel|branch)>[ \t]*", re.IGNORECASE)
 _REASON = re.compile(r"[ \t]*\[?(?:parallel[ \t]+)?reason[ \t]*[:\]]", re.IGNORECASE)
@@ -166,6 +168,9 @@ class _Reader:
         if closing:
             self.close(kind, start, end)
             return
+        if len(self.stack) > 2 * MOST_DEPTH:
+            self.note("too-deep", f"<{kind}> stands in {MOST_DEPTH} groups", start, end)
+            return
         top = self.stack[-1]
         if kind == "branch" and top.kind != "group":
             if top.kind == "branch":
@@ -197,6 +202,11 @@ class _Reader:
         del self.stack[depths[-1] :]
 
     def open_step(self, step: re.Match[str], start: int, line: str) -> None:
+        numbers = step.group(1)[1:].split(".")
+        if len(numbers) > MOST_DEPTH or max(map(len, numbers)) > MOST_DIGITS:
+            message = f"{step.group(1)[:20]}… is no label of a step"
+            self.note("unlabelled-text", message, start, start + len(line))
+            return
         node = _Node("step", step.group(1), start + step.end(), start + len(line))
         _descend(self.stack[-1], node.label).children.append(node)
         self.step = node

@@ -48,6 +48,11 @@ class Progress:
         self.errors += status == "error"
 
     @property
+    def open(self) -> int:
+        """Items that are neither accepted nor rejected."""
+        return self.total - self.settled
+
+    @property
     def reject_rate(self) -> float:
         done = self.accepted + self.rejected
         return self.rejected / done if done else 0.0
@@ -141,6 +146,7 @@ class Run:
                     for _ in range(min(self.workers, len(self._places))):
                         group.create_task(self._work())
                         await asyncio.sleep(0)
+            await self._others()
         finally:
             await self.work.close()
             with suppress(sqlite3.Error):  # of a store that failed, told already
@@ -179,6 +185,16 @@ class Run:
                 elif not self.store.settled(self.name, item):
                     self._queue.append(item)  # another process has it; it may die of it
                     await asyncio.sleep(POLL * max(1, self.workers / POLLING))
+        except sqlite3.Error as error:
+            self.stop("store", str(store_error(self.store.path, error)))
+
+    async def _others(self) -> None:
+        """Wait for items that failed here and that another process has taken up since."""
+        try:
+            while not self.caller.stopping.is_set() and self.store.elsewhere(
+                self.name, self._places
+            ):
+                await asyncio.sleep(POLL)
         except sqlite3.Error as error:
             self.stop("store", str(store_error(self.store.path, error)))
 

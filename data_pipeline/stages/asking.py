@@ -28,6 +28,7 @@ _FAILURES: dict[Failure, str] = {
     "content-filter": "the endpoint's content filter cut the reply",
     "refusal": "the model refused",
     "empty-reply": "the reply holds no text",
+    "unfinished": "the endpoint ended the reply for another reason than that it was done",
 }
 
 

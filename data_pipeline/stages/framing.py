@@ -19,7 +19,7 @@ from ..recipe import STAGE_VERSIONS, Recipe
 from ..record import Record, Rejection
 from ..teacher.call import Message
 from .asking import Question, Reading, Steps, ask
-from .payload import payload
+from .payload import number, payload
 
 _BLOCK = re.compile(r"[ \t#]*[*_]*(?:Block[ \t]+)?(B\d+)[*_]*[ \t]*:?[*_]*[ \t]*$")
 _GOAL = re.compile(r"[ \t]*[*_]*(?:Goal[ \t]+)?(\d+)[*_]*[ \t]*[:.)][*_]*[ \t]*(.*)")
@@ -144,7 +144,7 @@ def read_frames(text: str) -> dict[str, Framed]:
         elif current.concluded:
             current.conclusion.append(stripped)
         elif match := _GOAL.match(line.rstrip()):
-            current.goals[int(match.group(1))] = match.group(2)
+            current.goals[number(match.group(1))] = match.group(2)
         elif current.goals:
             current.goals[max(current.goals)] += f" {stripped}"
     return frames

@@ -20,12 +20,19 @@ from ..record import Record, Rejection
 from ..teacher.call import Call, Message, Reply
 from .asking import Question, Reading, Steps, ask
 from .flattening import block_text, flatten, said
-from .payload import payload
+from .payload import number, payload
 
 _VERDICT = re.compile(
     r"[ \t]*(?:[-*][ \t]+)?[*_]*(?:Path[ \t]+)?(\d+)[*_]*[ \t]*[:.)][*_]*[ \t]*(.*)"
 )
-_FINE = re.compile(r"(?:ok|okay|yes|independent|same|the same)\b[.!]?\s*$", re.IGNORECASE)
+_MARKS = r"[\s`*_\"'“”‘’.!]*"
+#: ``ok``, also with marks around it, and with words in brackets that take nothing of it back.
+_FINE = re.compile(
+    rf"{_MARKS}(?:ok|okay|yes|independent|same|the same)(?![A-Za-z0-9]){_MARKS}"
+    r"(?:\((?![^()]*\b(?:but|except|although|though|however|unless|apart|save|not|only)\b)[^()]*\)"
+    rf"{_MARKS})?$",
+    re.IGNORECASE,
+)
 
 
 def judge(record: Record, recipe: Recipe) -> Steps:
@@ -119,13 +126,12 @@ def is_fine(verdict: str) -> bool:
 
 def read_verdicts(text: str, count: int, what: str = "paths") -> Reading[dict[int, str]]:
     """Verdicts by number, of ``count`` paths or doubts."""
-    verdicts: dict[int, str] = {}
-    for line in text.splitlines():
-        match = _VERDICT.match(line.rstrip())
-        if match is not None:
-            verdicts[int(match.group(1))] = match.group(2).strip()
-    if list(verdicts) == list(range(1, count + 1)) and all(verdicts.values()):
-        return Reading(verdicts, (), text)
+    matches = [_VERDICT.match(line.rstrip()) for line in text.splitlines()]
+    verdicts = [(number(one.group(1)), one.group(2).strip()) for one in matches if one is not None]
+    if [at for at, _ in verdicts] == list(range(1, count + 1)) and all(
+        said for _, said in verdicts
+    ):
+        return Reading(dict(verdicts), (), text)
     message = f"give one line for each of the {what} 1 to {count}, `1: ok` or what is wrong"
     gate = "independence" if what == "paths" else "faithful"
     return Reading(None, [Finding("unreadable-verdict", message, gate=gate)], text)

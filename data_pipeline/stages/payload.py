@@ -64,6 +64,11 @@ def payload(text: str) -> str:
     return _without_courtesies(text).strip()
 
 
+def number(digits: str) -> int:
+    """The number that ``digits`` write. Of one too long to be anybody's, another that is none."""
+    return int(digits[:10])
+
+
 def without_thought(text: str) -> str:
     """``text`` after a thought that the endpoint left in it, its opening tag or none."""
     match = _THOUGHT.match(text) or _THOUGHT_END.match(text)

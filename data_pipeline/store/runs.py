@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -105,6 +105,14 @@ class Runs(Database):
                 (run, item, self.lease.owner),
             )
         return True
+
+    def elsewhere(self, run: str, items: Collection[str]) -> bool:
+        """Whether another living process has one of ``items`` in hand."""
+        rows = self._db.execute(
+            "SELECT item, owner FROM outcomes WHERE run = ? AND status IS NULL AND owner != ?",
+            (run, self.lease.owner),
+        ).fetchall()
+        return any(row["item"] in items and self.lease.alive(row["owner"]) for row in rows)
 
     def settled(self, run: str, item: str) -> bool:
         """Whether ``item`` is accepted or rejected."""

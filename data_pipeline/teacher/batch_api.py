@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
 import openai
+from openai.types import Batch
 
 from .batch_file import URL, WINDOW
-from .completion import GarbledReply
+from .completion import KEPT, GarbledReply
 from .refused import Refused
 from .transport import Endpoint, TransportError, client_of, failed, retried, tries_of
 
 Value = TypeVar("Value")
 
-#: Statuses of a batch that has ended; the others are validating, in_progress, finalizing and
-#: cancelling.
+#: Statuses of a batch that has ended, and of one that has not.
 ENDED = frozenset(["completed", "failed", "expired", "cancelled"])
+MOVING = frozenset(["validating", "in_progress", "finalizing", "cancelling"])
+_SPELT = {"canceled": "cancelled", "canceling": "cancelling"}
 #: HTTP statuses of an address that is not there.
 _ABSENT = frozenset([404, 405, 501])
-#: Seconds by which the provider's clock may be behind ours.
-_CLOCKS_DIFFER = 24 * 3600
 #: Errors of a file named in one line.
 _MOST_ERRORS = 3
 
@@ -42,11 +42,16 @@ class CannotTell(RuntimeError):
     """A batch may have been created, and the provider has no list of batches to look in."""
 
 
+class NoList(GarbledReply):
+    """What should be the list of batches is none."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """A batch as the provider tells it.
 
     Attributes:
+        status: as OpenAI spells it, where it is one of theirs.
         answered: requests that came to an answer or an error so far.
         output_file, error_file: ids of the files with the lines, where there are any.
         errors: why the file was refused, in one line.
@@ -63,13 +68,18 @@ class Seen:
     def ended(self) -> bool:
         return self.status in ENDED
 
+    @property
+    def known(self) -> bool:
+        """Whether the protocol has this status."""
+        return self.status in ENDED | MOVING
+
 
 class BatchApi:
     """The files and batches of an endpoint. Use as an asynchronous context manager."""
 
     def __init__(self, endpoint: Endpoint):
         self.endpoint = endpoint
-        self._client = client_of(endpoint)
+        self._client = client_of(endpoint, redirected=True)
 
     async def __aenter__(self) -> BatchApi:
         return self
@@ -91,23 +101,22 @@ class BatchApi:
 
         return await self._tried("POST /files", ask)
 
-    async def create(self, file: str, name: str, since: float, *, maybe: bool = False) -> Seen:
+    async def create(self, file: str, name: str, *, maybe: bool = False) -> Seen:
         """A batch of the uploaded ``file``. It is created once: where a request for it was not
         answered, the provider's list tells whether there is one.
 
         Args:
-            since: when the file was made, in seconds since 1970.
             maybe: it was perhaps asked for before.
 
         Raises:
             TransportError: it cannot be created; ``unanswered`` is 1 where it perhaps was.
-            CannotTell: there may be one, and there is no list.
+            CannotTell: there may be one, and there is no list, or none that can be read.
         """
 
         async def ask() -> Seen:
             nonlocal maybe
             if maybe:
-                found = await self._find(file, since)
+                found = await self._find(file, name)
                 if found is not None:
                     return found
             maybe = True
@@ -126,21 +135,38 @@ class BatchApi:
         try:
             return await self._tried("POST /batches", ask)
         except TransportError as error:
+            if isinstance(error.__cause__, NoList):
+                raise CannotTell(str(error)) from error
             raise TransportError(str(error), unanswered=int(maybe), fatal=True) from error
 
-    async def _find(self, file: str, since: float) -> Seen | None:
-        """The batch of ``file`` among those created since then."""
-        try:
-            async for one in self._client.batches.list(limit=100):
-                if getattr(one, "input_file_id", None) == file:
-                    return _seen(one)
-                if (getattr(one, "created_at", None) or since) < since - _CLOCKS_DIFFER:
-                    break
-        except openai.APIStatusError as error:
-            if error.status_code in _ABSENT:
-                raise CannotTell(f"{self.endpoint.base_url} has no list of batches") from error
-            raise
-        return None
+    async def _find(self, file: str, name: str) -> Seen | None:
+        """The batch of ``file`` in the provider's list, in whatever order that is.
+
+        Raises:
+            NoList: it cannot be read to its end, so that the batch may be in it.
+        """
+        told: set[str] = set()
+        after: dict[str, str] = {}
+        while True:
+            try:
+                page = await self._client.get(
+                    "/batches", cast_to=object, options={"params": {"limit": 100, **after}}
+                )
+            except openai.APIStatusError as error:
+                if error.status_code in _ABSENT:
+                    raise CannotTell(f"{self.endpoint.base_url} has no list of batches") from error
+                raise
+            rows = _rows(page)
+            for row in rows:
+                if row["input_file_id"] == file or (row.get("metadata") or {}).get("name") == name:
+                    return _seen(Batch.construct(None, **row))
+            if not isinstance(page, dict) or not page.get("has_more") or not rows:
+                return None
+            last = rows[-1]["id"]
+            if last in told:
+                raise NoList(f"the list of batches goes round: {last!r} comes again")
+            told.update(row["id"] for row in rows)
+            after = {"after": last}
 
     async def look(self, id: str) -> Seen:
         """The batch ``id`` as it is now.
@@ -202,6 +228,8 @@ class BatchApi:
                 return await ask()
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise GarbledReply(f"the body is not JSON: {error}") from error
+        except (AttributeError, TypeError) as error:  # of the client, at a value of another kind
+            raise GarbledReply(f"the body is of another kind: {error}") from error
 
 
 async def _unbroken(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -212,10 +240,28 @@ async def _unbroken(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         raise GarbledReply(f"the file broke off: {error!r}") from error
 
 
+def _rows(page: Any) -> list[dict[str, Any]]:
+    """What a page of the list of batches holds, if every row says which batch of which file it is.
+
+    Raises:
+        NoList: one does not, or it is no list.
+    """
+    rows = page.get("data") if isinstance(page, dict) else None
+    if not isinstance(rows, list):
+        raise NoList(f"the body holds no list of batches: {str(page)[:KEPT]!r}")
+    for row in rows:
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+            raise NoList(f"the list of batches holds something else: {str(row)[:KEPT]!r}")
+        noted, file = row.get("metadata"), row.get("input_file_id", row)
+        if not isinstance(file, str | None) or not isinstance(noted, dict | None):
+            raise NoList(f"a batch in the list names no file: {str(row)[:KEPT]!r}")
+    return rows
+
+
 def _id(value: Any) -> str:
     id = getattr(value, "id", None)
     if not isinstance(id, str) or not id:
-        raise GarbledReply(f"the body names no id: {str(value)[:200]!r}")
+        raise GarbledReply(f"the body names no id: {str(value)[:KEPT]!r}")
     return id
 
 
@@ -227,14 +273,15 @@ def _seen(value: Any) -> Seen:
     """
     status = getattr(value, "status", None)
     if not isinstance(status, str):
-        raise GarbledReply(f"the body names no status: {str(value)[:200]!r}")
+        raise GarbledReply(f"the body names no status: {str(value)[:KEPT]!r}")
     counts = getattr(value, "request_counts", None)
     numbers = [getattr(counts, name, None) for name in ("completed", "failed")]
     files = [getattr(value, name, None) for name in ("output_file_id", "error_file_id")]
     output, error = [file if isinstance(file, str) and file else None for file in files]
+    spelt = status.strip().lower()
     return Seen(
         id=_id(value),
-        status=status,
+        status=_SPELT.get(spelt, spelt),
         answered=sum(number for number in numbers if type(number) is int),
         output_file=output,
         error_file=error,
@@ -266,4 +313,4 @@ def _told(what: str, error: Exception, endpoint: Endpoint, tries: int) -> Transp
         )
     else:
         said = f"{where} refuses the file (HTTP {refused.status} at {what}): {refused.message}"
-    return TransportError(said, fatal=True)
+    return TransportError(endpoint.blotted(said), fatal=True)

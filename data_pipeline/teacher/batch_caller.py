@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, TypeVar
 
 from ..store.calls import call_of
@@ -36,6 +36,8 @@ Value = TypeVar("Value")
 PAGE = 500
 #: Seconds a batch is still looked at after the provider has said something last.
 PATIENCE = 3600.0
+#: Times the files of a batch are read at most, where its counts say that they hold more.
+READS = 3
 #: How to be rid of a batch that the provider no longer has.
 _GIVE_UP = (
     "see that key and address are those it was made with; --drop-batches gives it up, counts its "
@@ -245,7 +247,9 @@ class BatchCaller:
     async def _answered(self, batch: OpenBatch) -> None:
         try:
             id = batch.id or await self._created(batch)
+            batch = replace(batch, id=id)
             ended = await self._ended(batch, id)
+            batch = replace(batch, status=ended.status)
             with self._collector.item():  # what is asked again goes with what comes next
                 await self._settle(batch, ended)
         except CannotTell as error:
@@ -266,7 +270,7 @@ class BatchCaller:
             raise NotThere(f"it was made at {batch.base_url}, not at {self.endpoint.base_url}")
         try:
             maybe = batch.file is not None
-            seen = await self._api.create(file, batch.name, batch.opened_at, maybe=maybe)
+            seen = await self._api.create(file, batch.name, maybe=maybe)
         except TransportError as error:
             if not error.unanswered:
                 self.store.close_batch(batch.name)
@@ -295,6 +299,7 @@ class BatchCaller:
     async def _ended(self, batch: OpenBatch, id: str) -> Seen:
         """The batch when it has ended."""
         status, heard = batch.status, time.monotonic()
+        answered = -1
         while True:
             try:
                 seen = await self._api.look(id)
@@ -303,13 +308,23 @@ class BatchCaller:
                     raise
                 await asyncio.sleep(self.options.poll)
                 continue
-            heard = time.monotonic()
+            moves = seen.status != status or seen.answered > answered
+            if seen.known or moves:
+                heard = time.monotonic()
             self.store.note_batch(batch.name, status=seen.status, answered=seen.answered)
             if seen.status != status:
-                self.say(f"batch {id}: {seen.status}, {seen.answered:,} of {batch.calls:,}")
-                status = seen.status
+                odd = "" if seen.known else ", a status that this protocol does not have"
+                self.say(f"batch {id}: {seen.status}{odd}, {seen.answered:,} of {batch.calls:,}")
+            status, answered = seen.status, seen.answered
             if seen.ended:
                 return seen
+            if time.monotonic() - heard > PATIENCE:
+                raise TransportError(
+                    f"batch {id} stays {status!r}, a status that this protocol does not have, with "
+                    f"{answered:,} of {batch.calls:,} calls answered. See what became of it at the "
+                    "provider; the same command looks at it again",
+                    fatal=True,
+                )
             self._looked[batch.name].set()
             await asyncio.sleep(self.options.poll)
 
@@ -321,19 +336,40 @@ class BatchCaller:
         Raises:
             TransportError: the provider refused its file.
         """
-        files = [file for file in (seen.output_file, seen.error_file) if file is not None]
-        if seen.status == "failed" and not files:
+        if seen.status == "failed" and not _files(seen):
             self.store.close_batch(batch.name)
             raise TransportError(_refused(self.endpoint, seen), fatal=True)
         settled = _Settled()
-        for file in files:
-            with await self._api.download(file) as lines:
-                for page in _pages(lines):
-                    self._settle_answers(batch.name, answers_of(page), settled)
-                    await asyncio.sleep(0)
+        for read in range(1, READS + 1):
+            lines = await self._read(batch.name, seen, settled, last=read == READS)
+            if lines >= seen.answered or not any(self.store.batch_calls(batch.name)):
+                break
+            if read < READS:
+                self.say(f"batch {seen.id}: {lines:,} of {seen.answered:,} answers can be read")
+                await asyncio.sleep(self.options.poll)
+                seen = await self._api.look(seen.id)
         missing = f"batch {seen.id} ({seen.status}) holds no answer to it"
         rest = NotRun(missing) if seen.status == "failed" else GarbledReply(missing)
         await self._settle_rest(batch.name, rest, settled)
+
+    async def _read(self, name: str, seen: Seen, settled: _Settled, *, last: bool) -> int:
+        """Settle what the files of a batch answer; how many lines that were. A file that is not
+        there may be later, but for the ``last`` time."""
+        count = 0
+        for file in _files(seen):
+            try:
+                content = await self._api.download(file)
+            except NotThere:
+                if last:
+                    raise
+                continue
+            with content as lines:
+                for page in _pages(lines):
+                    answers = answers_of(page)
+                    count += len(answers)
+                    self._settle_answers(name, answers, settled)
+                    await asyncio.sleep(0)
+        return count
 
     async def _settle_rest(self, name: str, answer: Answer, settled: _Settled) -> None:
         """Settle every call that the batch still holds by ``answer``, then tell the errors that its
@@ -343,6 +379,7 @@ class BatchCaller:
             await asyncio.sleep(0)
         for key, error in settled.errors:
             error.alone = settled.replies > 0
+            error.fatal = error.fatal and not (error.single and self.tally.sent)
             self.tally.failed += 1
             self._collector.answer(key, error)
 
@@ -372,11 +409,16 @@ class BatchCaller:
             self._collector.again(key, tries)
 
 
+def _files(seen: Seen) -> list[str]:
+    """Ids of the files with the lines of a batch."""
+    return [file for file in (seen.output_file, seen.error_file) if file is not None]
+
+
 def _refused(endpoint: Endpoint, seen: Seen) -> str:
     said = f"{endpoint.base_url} refuses the file of batch {seen.id}: {seen.errors or seen.status}"
     if "token_limit" in seen.errors:
         said += "; lower `batch.items`: each has one call in the queue at most"
-    return said
+    return endpoint.blotted(said)
 
 
 def _pages(values: Iterable[Value]) -> Iterator[list[Value]]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from openai.types.chat import ChatCompletion
 
 from .call import Call
-from .completion import GarbledReply, read_completion
+from .completion import KEPT, GarbledReply, read_completion
 from .refused import Refused
 from .transport import Endpoint, body_of
 
@@ -70,7 +70,7 @@ def _answer(value: dict[str, Any]) -> Answer:
         status, body = response["status_code"], response.get("body")
         return read_completion(body) if status == 200 else Refused.read(status, body)
     if not isinstance(error, dict):
-        raise GarbledReply(f"the line holds neither response nor error: {str(value)[:200]}")
+        raise GarbledReply(f"the line holds neither response nor error: {str(value)[:KEPT]}")
     code, message = str(error.get("code")), str(error.get("message"))
     if code in _NOT_RUN:
         return NotRun(f"{code}: {message}")

@@ -29,11 +29,12 @@ def settled_by(
     asked again."""
     if isinstance(answer, Refused):
         if answer.too_long:
-            return Reply(answer.message, "too-long", tries=tries)
+            return Reply(endpoint.blotted(answer.message), "too-long", tries=tries)
         if answer.passes and tries < endpoint.attempts:
             return None
         said = answer.explain(place(endpoint), requests(tries))
-        return TransportError(said, fatal=answer.fatal)
+        said = endpoint.blotted(said)
+        return TransportError(said, fatal=answer.fatal, single=answer.single)
     if isinstance(answer, (GarbledReply, NotRun)):
         return failed(answer, endpoint, tries) if tries >= endpoint.attempts else None
-    return reply_of(call, answer, prices, tries=tries)
+    return reply_of(call, answer, prices, tries=tries, blot=endpoint.blotted)

@@ -10,8 +10,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 #: Why a reply cannot be used. ``too-long`` alone was never answered: the endpoint takes no request
-#: of that length.
-Failure = Literal["length", "content-filter", "refusal", "empty-reply", "too-long", "oversized"]
+#: of that length; ``unfinished`` ended for another reason than that it was done.
+Failure = Literal[
+    "length", "content-filter", "refusal", "empty-reply", "too-long", "oversized", "unfinished"
+]
 
 
 @dataclass(frozen=True)

@@ -139,21 +139,55 @@ class StoredCaller:
         return opened
 
     async def _send(self, call: Call) -> Reply:
+        books = _Books(self, call)
         try:
-            reply = await self.transport.send(call)
+            reply = await self.transport.send(call, books)
         except Interrupted as error:
-            self.store.abandon_call(call.key, error.unanswered)
+            books.abandon()
             raise Stopped from error
-        except TransportError as error:
-            self.store.abandon_call(call.key, error.unanswered)
+        except TransportError:
+            books.abandon()
             self.tally.failed += 1
             raise
         except BaseException:  # cancelled with the request in flight
-            self.store.abandon_call(call.key, 1)
+            books.abandon(unanswered=1)
             raise
-        self.store.close_call(call.key, reply)
+        if not books.held:  # another process has asked for it meanwhile
+            self.tally.from_store += 1
+            return reply
+        self.store.close_call(call.key, replace(reply, unanswered=0))
         self.tally.add(reply)
         return reply
+
+
+class _Books:
+    """The books of a call that is being sent. A request that is not answered is booked at once as
+    perhaps paid, and what the next one may take is held before it is sent, so that requests do not
+    add up to more than the budget."""
+
+    def __init__(self, caller: StoredCaller, call: Call):
+        self._caller = caller
+        self._call = call
+        self.held = True
+
+    def lost(self) -> None:
+        self.abandon(unanswered=1)
+
+    async def again(self) -> Reply | None:
+        while not self.held:
+            opened = self._caller._open(self._call)
+            if isinstance(opened, Reply):
+                return opened
+            self.held = opened is Opened.OURS
+            if not self.held:
+                await asyncio.sleep(POLL)
+        return None
+
+    def abandon(self, *, unanswered: int = 0) -> None:
+        """Give up the reservation, if there is one."""
+        if self.held:
+            self.held = False
+            self._caller.store.abandon_call(self._call.key, unanswered)
 
 
 def exhausted(ledger: Ledger, worst: Amount, prices: Prices) -> BudgetExhausted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from openai.types.chat import ChatCompletion
@@ -13,6 +14,13 @@ from .call import Call, Failure, Reply, Usage
 CHARACTERS_PER_TOKEN = 64
 #: What no request comes to; a count above it is none.
 MOST_TOKENS = 10**9
+#: Characters kept of what is no completion: more than are told, so that a key in it is whole.
+KEPT = 2000
+#: Finish reasons of a reply that is whole: ``eos`` with Together, ``eos_token`` and
+#: ``stop_sequence`` with text-generation-inference before 2.4; none with servers that send none.
+_WHOLE = frozenset(["stop", "eos", "eos_token", "stop_sequence", "", None])
+#: Those of one that was cut: ``model_length`` with Mistral, at the end of its context.
+_CUT = frozenset(["length", "model_length"])
 
 
 class GarbledReply(RuntimeError):
@@ -26,7 +34,7 @@ def read_completion(body: Any) -> ChatCompletion:
         GarbledReply: it holds none.
     """
     if not isinstance(body, dict):
-        raise GarbledReply(f"the body is no JSON object: {str(body)[:200]!r}")
+        raise GarbledReply(f"the body is no JSON object: {str(body)[:KEPT]!r}")
     try:
         completion = ChatCompletion.construct(**{**body, "_fields_set": None})
     except (TypeError, RecursionError) as error:
@@ -38,10 +46,10 @@ def read_completion(body: Any) -> ChatCompletion:
 def check(completion: Any) -> None:
     """Endpoints answer 200 with error pages, error objects and empty lists."""
     if not isinstance(completion, ChatCompletion):
-        raise GarbledReply(f"the body is no JSON object: {str(completion)[:200]!r}")
+        raise GarbledReply(f"the body is no JSON object: {str(completion)[:KEPT]!r}")
     choices = completion.choices
     if not isinstance(choices, list) or not choices or not _is_message(choices[0]):
-        raise GarbledReply(f"the body holds no choice: {str(completion)[:200]}")
+        raise GarbledReply(f"the body holds no choice: {str(completion)[:KEPT]}")
     text_of(choices[0].message.content)
     text_of(choices[0].message.refusal)
 
@@ -54,11 +62,13 @@ def reply_of(
     tries: int = 1,
     unanswered: int = 0,
     seconds: float = 0.0,
+    blot: Callable[[str], str] = str,
 ) -> Reply:
-    """The reply that a checked ``completion`` is to ``call``."""
+    """The reply that a checked ``completion`` is to ``call``. ``blot`` takes out what must not be
+    stored."""
     choice = completion.choices[0]
-    text = text_of(choice.message.content)
-    refusal = text_of(choice.message.refusal)
+    text = blot(text_of(choice.message.content))
+    refusal = blot(text_of(choice.message.refusal))
     failure = _failure(choice.finish_reason, bool(refusal), text)
     if len(text) > CHARACTERS_PER_TOKEN * call.sampling.max_tokens:
         text, failure = text[: CHARACTERS_PER_TOKEN * 16], "oversized"
@@ -77,13 +87,16 @@ def reply_of(
     )
 
 
-def _failure(finish_reason: str | None, refused: bool, text: str) -> Failure | None:
-    if finish_reason == "length":
+def _failure(finish_reason: Any, refused: bool, text: str) -> Failure | None:
+    reason = finish_reason if isinstance(finish_reason, str | None) else "unknown"
+    if reason in _CUT:
         return "length"
-    if finish_reason == "content_filter":
+    if reason == "content_filter":
         return "content-filter"
     if refused:
         return "refusal"
+    if reason not in _WHOLE:
+        return "unfinished"
     return None if text.strip() else "empty-reply"
 
 
@@ -103,7 +116,7 @@ def text_of(content: Any) -> str:
             if isinstance(part, (str, dict))
         )
     if not isinstance(content, str):
-        raise GarbledReply(f"the content is neither text nor parts: {str(content)[:200]!r}")
+        raise GarbledReply(f"the content is neither text nor parts: {str(content)[:KEPT]!r}")
     whole = content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return whole.replace("\x00", "")
 

@@ -21,6 +21,7 @@ _TOO_LONG = re.compile(
     r"|max_(?:completion_)?tokens\b.{0,60}\b(?:large|exceed|at most|less than|greater)",
     re.IGNORECASE | re.DOTALL,
 )
+_MOVED = "; the address has moved: give `endpoint.base_url` as it is now"
 _REMEDIES = {
     401: "; check the key and the variable `endpoint.api_key_env` names",
     403: "; the key may not use this model",
@@ -60,7 +61,17 @@ class Refused:
     @property
     def fatal(self) -> bool:
         """Whether the next call would fare no better."""
-        return self.status in _FATAL or self._out_of_credit
+        return self.status in _FATAL or self.moved or self._out_of_credit
+
+    @property
+    def moved(self) -> bool:
+        """Whether it sends to another address."""
+        return 300 <= self.status < 400
+
+    @property
+    def single(self) -> bool:
+        """Whether it may hold for this request alone, where others are answered."""
+        return self.status in (403, 404) and not self._out_of_credit
 
     @property
     def too_long(self) -> bool:
@@ -74,6 +85,8 @@ class Refused:
     def explain(self, where: str, times: str) -> str:
         """One line for the reader. ``where``: endpoint and model; ``times``: requests it took."""
         remedy = _REMEDIES.get(self.status, "")
+        if self.moved:
+            remedy = _MOVED
         if self._out_of_credit:
             remedy = _REMEDIES[402]
         return f"{where}: HTTP {self.status} after {times}: {self.message}{remedy}"

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import openai
 import stamina
@@ -22,18 +22,28 @@ from .refused import Refused, retry_after
 
 #: Requests in flight that one client of the library carries.
 SHARE = 8
+#: Characters told of an answer that is none.
+MOST_SHOWN = 300
 
 
 class TransportError(RuntimeError):
     """A call that could not be made. ``unanswered`` requests were sent and never answered;
-    ``fatal``: the next call would fare no better; ``alone``: calls sent with it were answered."""
+    ``fatal``: the next call would fare no better, but for one that is ``single`` where others are
+    answered; ``alone``: calls sent with it were answered."""
 
     def __init__(
-        self, message: str, *, unanswered: int = 0, fatal: bool = False, alone: bool = False
+        self,
+        message: str,
+        *,
+        unanswered: int = 0,
+        fatal: bool = False,
+        single: bool = False,
+        alone: bool = False,
     ):
         super().__init__(message)
         self.unanswered = unanswered
         self.fatal = fatal
+        self.single = single
         self.alone = alone
 
 
@@ -43,6 +53,16 @@ class Interrupted(RuntimeError):
     def __init__(self, unanswered: int):
         super().__init__("the run is ending")
         self.unanswered = unanswered
+
+
+class Booked(Protocol):
+    """The books that :meth:`Transport.send` keeps of one call, request by request."""
+
+    def lost(self) -> None:
+        """The request was sent and is not answered: perhaps paid."""
+
+    async def again(self) -> Reply | None:
+        """Before another request: what it may take is held now; or the reply is there already."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,13 @@ class Endpoint:
     max_tokens_field: str = "max_tokens"
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    def blotted(self, text: str) -> str:
+        """``text`` without the key, which an endpoint may echo. A key that may be a word of any
+        text (``EMPTY``, ``token``) is none."""
+        key = self.api_key
+        mixed = any(map(str.isdigit, key)) and any(map(str.isalpha, key))
+        return text.replace(key, "SECRET") if len(key) >= (8 if mixed else 16) else text
+
 
 class Transport:
     """Sends calls to an endpoint. Use as an asynchronous context manager."""
@@ -87,6 +114,7 @@ class Transport:
         self._waiting: set[asyncio.Task[Any]] = set()
         self._woken: set[asyncio.Task[Any]] = set()
         self._ending = False
+        self._answered = False
 
     async def __aenter__(self) -> Transport:
         return self
@@ -112,7 +140,7 @@ class Transport:
         """One of ``concurrency`` requests in flight: ``async with transport.slot``."""
         return self._slots
 
-    async def send(self, call: Call) -> Reply:
+    async def send(self, call: Call, books: Booked | None = None) -> Reply:
         """The reply to ``call``, after as many requests as it takes. Hold a :attr:`slot`.
 
         A request of a length that the endpoint does not take comes back as ``too-long``.
@@ -120,6 +148,7 @@ class Transport:
         Raises:
             TransportError: every request failed, or the first one for good.
             Interrupted: it waited when the run was told to end.
+            Exception: what ``books`` raise, between two requests.
         """
         endpoint, tries, unanswered = self.endpoint, 0, 0
         task = asyncio.current_task()
@@ -130,14 +159,18 @@ class Transport:
                 endpoint, lambda error: not self._ending and retried(error, endpoint)
             ):
                 with attempt:
+                    if tries and books is not None:
+                        known = await books.again()
+                        if known is not None:
+                            return known
                     tries += 1
                     try:
                         completion, seconds = await self._request(call)
-                    except (openai.APIConnectionError, TimeoutError) as error:
-                        unanswered += was_sent(error)
-                        raise
-                    except GarbledReply:
-                        unanswered += 1
+                    except (openai.APIConnectionError, TimeoutError, GarbledReply) as error:
+                        if was_sent(error):
+                            unanswered += 1
+                            if books is not None:
+                                books.lost()
                         raise
         except asyncio.CancelledError:
             if task not in self._woken:
@@ -147,13 +180,15 @@ class Transport:
         except (openai.OpenAIError, GarbledReply, TimeoutError) as error:
             refused = Refused.of(error)
             if refused is not None and refused.too_long:
-                return Reply(str(error), "too-long", tries=tries, unanswered=unanswered)
+                said = endpoint.blotted(str(error))
+                return Reply(said, "too-long", tries=tries, unanswered=unanswered)
             if self._ending and retried(error, endpoint):
                 raise Interrupted(unanswered) from error
-            raise failed(error, endpoint, tries, unanswered) from error
+            raise failed(error, endpoint, tries, unanswered, others=self._answered) from error
         finally:
             self._waiting.discard(task)
             self._woken.discard(task)
+        self._answered = True
         return reply_of(
             call,
             completion,
@@ -161,14 +196,15 @@ class Transport:
             tries=tries,
             unanswered=unanswered,
             seconds=seconds,
+            blot=endpoint.blotted,
         )
 
     async def _request(self, call: Call) -> tuple[ChatCompletion, float]:
         estimate = sum(len(m.content) for m in call.messages) / 3 + call.sampling.max_tokens
         await self._requests.take()
-        await self._tokens.take(estimate)
+        taken = await self._tokens.take(estimate)
         start = time.monotonic()
-        used = 0
+        used = 0.0
         task = asyncio.current_task()
         assert task is not None
         self._waiting.discard(task)
@@ -186,7 +222,7 @@ class Transport:
             raise GarbledReply(f"the body is not JSON: {error}") from error
         finally:
             self._waiting.add(task)
-            self._tokens.give_back(estimate - used)
+            self._tokens.give_back(taken, used)
         return completion, time.monotonic() - start
 
 
@@ -220,14 +256,16 @@ class _Clients:
             await client.close()
 
 
-def client_of(endpoint: Endpoint) -> openai.AsyncOpenAI:
-    """The client of ``endpoint``; it tries nothing again, for every request is counted here."""
+def client_of(endpoint: Endpoint, *, redirected: bool = False) -> openai.AsyncOpenAI:
+    """The client of ``endpoint``; it tries nothing again, for every request is counted here.
+    ``redirected``: it goes where it is sent, which makes another request of one with a body."""
     return openai.AsyncOpenAI(
         api_key=endpoint.api_key,
         base_url=endpoint.base_url,
         timeout=endpoint.timeout,
         max_retries=0,
         default_headers=dict(endpoint.headers),
+        http_client=openai.DefaultAsyncHttpxClient(follow_redirects=redirected),
     )
 
 
@@ -275,19 +313,45 @@ def retried(error: Exception, endpoint: Endpoint) -> bool | float:
     return wait if wait <= endpoint.retry_after_max else False
 
 
-def failed(error: Exception, endpoint: Endpoint, tries: int, unanswered: int = 0) -> TransportError:
-    """The error of a call that came to ``error`` with the last of ``tries`` requests."""
+def failed(
+    error: Exception, endpoint: Endpoint, tries: int, unanswered: int = 0, *, others: bool = False
+) -> TransportError:
+    """The error of a call that came to ``error`` with the last of ``tries`` requests. ``others``:
+    the endpoint has answered other calls."""
     where, times = place(endpoint), requests(tries)
     refused = Refused.of(error)
     if refused is not None:
         said = refused.explain(where, times)
+        if refused.moved:
+            said += f" ({_headers(error).get('location') or 'it does not say where'})"
+        if refused.passes and (wait := _asked_to_wait(error)) > endpoint.retry_after_max:
+            said += (
+                f"; it asks to wait {wait:,.0f} s, more than `endpoint.retry_after_max` "
+                f"({endpoint.retry_after_max:g})"
+            )
     elif isinstance(error, (openai.APITimeoutError, TimeoutError)):
         said = f"{where}: no answer within {endpoint.timeout:g} s, {times}"
     elif isinstance(error, openai.APIConnectionError):
-        said = f"{where}: connection failed, {times}: {error.__cause__ or error}"
+        said = f"{where}: connection failed, {times}: {_first(error.__cause__ or error)}"
     else:
-        said = f"{where}: {error} ({times})"
-    return TransportError(said, unanswered=unanswered, fatal=refused is not None and refused.fatal)
+        said = f"{where}: {endpoint.blotted(str(error))[:MOST_SHOWN]} ({times})"
+    fatal = refused is not None and refused.fatal and not (others and refused.single)
+    return TransportError(endpoint.blotted(said), unanswered=unanswered, fatal=fatal)
+
+
+def _asked_to_wait(error: Exception) -> float:
+    return retry_after(_headers(error)) or 0.0
+
+
+def _headers(error: Exception) -> Mapping[str, str]:
+    return error.response.headers if isinstance(error, openai.APIStatusError) else {}
+
+
+def _first(error: BaseException) -> BaseException:
+    """What a group of errors holds first: the group itself says nothing."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def place(endpoint: Endpoint) -> str:

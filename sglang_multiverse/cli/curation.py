@@ -123,7 +123,7 @@ class Start:
             self.drop_batches,
         )
         _say_end(finished)
-        if finished.end != "complete" or finished.progress.errors:
+        if finished.end != "complete" or finished.progress.open:
             raise typer.Exit(1)
 
 
@@ -148,10 +148,10 @@ def _unprintable(error: OSError) -> NoReturn:
 
 def _say_end(finished: Finished) -> None:
     progress = finished.progress
+    pending = progress.open - progress.errors
     say(
         f"{progress.accepted:,} accepted, {progress.rejected:,} rejected, "
-        f"{progress.errors:,} failed, {progress.total - progress.settled - progress.errors:,} "
-        f"pending of {progress.total:,}"
+        f"{progress.errors:,} failed, {pending:,} pending of {progress.total:,}"
     )
     if finished.end == "stopped":
         typer.echo("stopped; the same command goes on from here", err=True)
@@ -163,6 +163,8 @@ def _say_end(finished: Finished) -> None:
             "they failed",
             err=True,
         )
+    elif pending:
+        typer.echo("another process left items pending; the same command goes on", err=True)
 
 
 def _need_folder(path: Path) -> None:

@@ -88,7 +88,7 @@ DRESSED: dict[str, Odd] = {
         {"prompt_tokens": 10**30, "completion_tokens": 1, "total_tokens": 10**30 + 1}
     ),
     "no finish reason": _choice(finish_reason=None),
-    "unknown finish reason": _choice(finish_reason="because"),
+    "end of sequence": _choice(finish_reason="eos_token"),
 }
 #: Paid for, and no answer.
 USELESS: dict[str, Odd] = {
@@ -102,6 +102,10 @@ USELESS: dict[str, Odd] = {
     "16 MiB": _content(lambda text: "S1: on and on\n" * (1 << 20)),
     "cut": lambda body: _choice(finish_reason="length")(_content(lambda t: t[: len(t) // 2])(body)),
     "filtered": _choice(finish_reason="content_filter"),
+    "aborted": _choice(finish_reason="abort"),
+    "broke off": _choice(finish_reason="error"),
+    "finish reason is a number": _choice(finish_reason=5),
+    "finish reason is a list": _choice(finish_reason=["stop"]),
 }
 #: No completion at all: asked again.
 NONSENSE: dict[str, Odd] = {

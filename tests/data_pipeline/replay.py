@@ -216,6 +216,8 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {}
             if "retry_after" in fault:
                 headers["Retry-After"] = str(fault["retry_after"])
+            if "location" in fault:
+                headers["Location"] = fault["location"]
             error = {"message": "scripted fault", "code": fault.get("code")}
             self.send(fault["status"], json.dumps({"error": error}).encode(), headers)
 

@@ -43,6 +43,7 @@ from sglang_multiverse.data_pipeline.teacher.transport import Endpoint, Transpor
 
 from .odd import fuzz
 from .replay import ReplayServer
+from .replay_batches import Desk
 from .test_pipeline import command, outcomes, run
 from .test_transport import PRICES, call, cassette, send
 
@@ -157,10 +158,11 @@ def asked(
     *questions: str,
     budget: Budget = UNLIMITED,
     options: Batching | None = None,
+    key: str = "none",
     **more: Any,
 ) -> list[Any]:
     """What calls come to, by the batches of one process; each is all that its item does."""
-    endpoint = Endpoint(server.url, "teacher", attempts=3, timeout=3.0, wait_initial=0.01)
+    endpoint = Endpoint(server.url, "teacher", key, attempts=3, timeout=3.0, wait_initial=0.01)
 
     async def go(store: Store) -> list[Any]:
         async def one(question: str) -> Reply:
@@ -216,8 +218,12 @@ def test_a_line_is_asked_as_often_as_a_request(store: Path) -> None:
     assert "batch_expired" in str(error) and "3 requests" in str(error)
 
 
-@pytest.mark.parametrize("status", [400, 401, 404])
-def test_a_line_that_is_refused_is_said_as_for_a_request(status: int, store: Path) -> None:
+@pytest.mark.parametrize(
+    ("status", "fatal"), [(400, False), (401, True), (402, True), (403, False), (404, False)]
+)
+def test_a_line_that_is_refused_is_said_as_for_a_request(
+    status: int, fatal: bool, store: Path
+) -> None:
     fault = {"status": status}
     with ReplayServer([cassette(fault), *answering("fine")]) as server:
         error, fine = asked(server, store, "Q", "fine")
@@ -225,7 +231,7 @@ def test_a_line_that_is_refused_is_said_as_for_a_request(status: int, store: Pat
     with ReplayServer([cassette(fault)]) as other, pytest.raises(TransportError) as caught:
         send(other, call())
     assert str(error) == str(caught.value).replace(other.url, server.url)
-    assert error.fatal is caught.value.fatal
+    assert error.fatal is fatal, "others are answered"
     assert fine.text == "S1: 1", "the others are settled first"
 
 
@@ -376,6 +382,153 @@ def test_without_a_list_it_counts_as_perhaps_charged(store: Path) -> None:
         assert (reply.tries, len(server.desk.batches)) == (2, 2)
     with Store(store) as opened:
         assert opened.requests() == (2, 1)
+
+
+class _Telling(Desk):
+    """Tells what ``tell`` makes of the rows of its batches; its list is what ``listed`` says."""
+
+    def __init__(
+        self,
+        tell: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+        listed: Callable[[list[dict[str, Any]], str], Any] | None = None,
+    ):
+        super().__init__()
+        self.tell, self.listed = tell, listed
+        self.query = ""
+
+    def answer(self, handler: Any, method: str, path: str, raw: bytes) -> None:
+        self.query = path.partition("?")[2]
+        super().answer(handler, method, path, raw)
+
+    def _row(self, batch: Any) -> dict[str, Any]:
+        return self.tell(super()._row(batch))
+
+    def _do(self, handler: Any, what: str, rest: list[str], raw: bytes) -> Any:
+        status, value = super()._do(handler, what, rest, raw)
+        if what == "GET /batches" and not rest and self.listed is not None:
+            return 200, self.listed(value["data"], self.query)
+        return status, value
+
+
+LOST = {"cut": True, "after": True}
+OLD = {"id": "old", "input_file_id": "other", "created_at": 1, "status": "completed"}
+
+
+@pytest.mark.parametrize(
+    "body", ['{"data": null}', '{"data": [1, null]}', "[1]", "7", '{"data": [{"id": "batch_0"}]}']
+)
+def test_what_is_no_list_is_not_taken_for_an_empty_one(body: str, store: Path) -> None:
+    """It is asked for again; where it stays so, the batch counts as perhaps charged."""
+    with ReplayServer(answering("Q")) as server:
+        server.desk.faults = {"POST /batches": [LOST], "GET /batches": [{"garbage": body}]}
+        (reply,) = asked(server, store, "Q")
+        assert (reply.tries, len(server.desk.batches), len(server.paid())) == (1, 1, 1)
+    other = store.with_name("other")
+    with ReplayServer(answering("Q")) as server:
+        server.desk.faults = {"POST /batches": [LOST], "GET /batches": [{"garbage": body}] * 2}
+        (reply,) = asked(server, other, "Q")
+        assert (reply.tries, len(server.desk.batches)) == (2, 2)
+    with Store(other) as opened:
+        assert opened.requests() == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        OLD,
+        {**OLD, "created_at": "2026-11-28T00:00:00Z"},
+        {**OLD, "created_at": None, "input_file_id": None},
+    ],
+)
+def test_a_list_is_read_to_its_end_in_whatever_order(extra: dict[str, Any], store: Path) -> None:
+    def paged(data: list[dict[str, Any]], query: str) -> dict[str, Any]:
+        first = "after=" not in query
+        return {"data": [extra] if first else data, "has_more": first}
+
+    with ReplayServer(answering("Q")) as server:
+        server.desk = _Telling(listed=paged)
+        server.desk.faults = {"POST /batches": [LOST]}
+        (reply,) = asked(server, store, "Q")
+        assert (reply.tries, len(server.desk.batches), len(server.paid())) == (1, 1, 1)
+
+
+def test_a_list_without_end_does_not_tell_either(store: Path) -> None:
+    with ReplayServer(answering("Q")) as server:
+        server.desk = _Telling(listed=lambda data, query: {"data": [OLD], "has_more": True})
+        server.desk.faults = {"POST /batches": [LOST]}
+        (reply,) = asked(server, store, "Q")
+        assert (reply.tries, len(server.desk.batches)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "fault", [{"garbage": "<html>busy</html>"}, {"garbage": ""}, {"status": 404}, None]
+)
+def test_answers_that_the_counts_tell_of_are_looked_for_again(
+    fault: dict[str, Any] | None, store: Path
+) -> None:
+    looks = itertools.count()
+
+    def late(row: dict[str, Any]) -> dict[str, Any]:
+        if fault is None and row["status"] == "completed" and not next(looks):
+            return {**row, "output_file_id": None}
+        return row
+
+    with ReplayServer(answering("Q")) as server:
+        server.desk = _Telling(late)
+        server.desk.faults = {"GET /files": [] if fault is None else [fault]}
+        (reply,) = asked(server, store, "Q")
+        assert (reply.text, reply.tries, sizes(server)) == ("S1: 1", 1, [1])
+    with Store(store) as opened:
+        assert opened.requests() == (1, 0)
+
+
+def test_a_file_that_is_gone_is_told_by_the_name_of_its_batch(store: Path) -> None:
+    with ReplayServer(answering("Q")) as server:
+        server.desk.faults = {"GET /files": [{"status": 404}] * 9}
+        (error,) = asked(server, store, "Q")
+    assert error.fatal and "batch batch_0 (1 call, completed) cannot be read" in str(error)
+
+
+def test_statuses_of_other_spelling_are_known(store: Path) -> None:
+    with ReplayServer(answering("Q")) as server:
+        server.desk = _Telling(lambda row: {**row, "status": row["status"].upper()})
+        (reply,) = asked(server, store, "Q")
+        assert (reply.text, reply.tries) == ("S1: 1", 1)
+        server.desk = _Telling(lambda row: {**row, "status": "canceled"})
+        server.desk.looks = 9
+        (error,) = asked(server, store, "Q" * 2)
+        assert isinstance(error, TransportError) and "(cancelled) holds no answer" in str(error)
+
+
+def test_a_status_that_is_none_is_told_and_has_an_end(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_caller, "PATIENCE", 0.1)
+    said: list[str] = []
+    with ReplayServer(answering("Q")) as server:
+        server.desk = _Telling(lambda row: {**row, "status": "paused"})
+        server.desk.held.set()
+        (error,) = asked(server, store, "Q", say=said.append)
+    assert error.fatal and "batch batch_0 stays 'paused'" in str(error)
+    assert "batch batch_0: paused, a status that this protocol does not have, 0 of 1" in said
+    with Store(store) as opened:
+        assert [batch.id for batch in opened.open_batches()] == ["batch_0"]
+
+
+def test_a_key_that_is_echoed_is_not_told(store: Path) -> None:
+    key = "sk-echoed-0123456789"
+    refusal = {"status": 400, "code": key}
+    with ReplayServer(
+        [
+            cassette(refusal),
+            *[replace(c, replies={"fill": (Replied(key),)}) for c in answering("A")],
+        ]
+    ) as server:
+        error, reply = asked(server, store, "Q", "A", key=key)
+        assert reply.text == "SECRET" and "SECRET" in str(error) and key not in str(error)
+        server.desk.refuse = [{"code": "bad", "message": key, "line": 1}]
+        (error,) = asked(server, store, "Q" * 2, key=key)
+        assert "bad: SECRET" in str(error)
 
 
 @pytest.mark.parametrize("uploaded", [False, True])

@@ -71,7 +71,9 @@ def test_what_is_no_answer_is_paid_for_and_can_be_stored(name: str, tmp_path: Pa
     reply, charged = asked(name)
     assert reply.usage.input + reply.usage.output == charged
     failed = {"refusal", "empty", "blank", "null", "16 MiB", "cut", "filtered"}
-    assert (reply.failure is not None) == (name in failed)
+    unfinished = {one for one in USELESS if "finish reason" in one} | {"aborted", "broke off"}
+    assert (reply.failure is not None) == (name in failed | unfinished)
+    assert (reply.failure == "unfinished") == (name in unfinished)
     assert len(reply.text) < 10_000
     reply.text.encode("utf-8")
 
@@ -257,6 +259,14 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
         ({"endpoint": {"base_url": ""}}, "endpoint.base_url"),
         ({"endpoint": {"base_url": "http://[::1"}}, "endpoint.base_url"),
         ({"endpoint": {"model": ""}}, "endpoint.model"),
+        ({"endpoint": {"base_url": "http://h:99999/v1"}}, "endpoint.base_url"),
+        ({"sampling": {"extra": {"n": 3}}}, "sampling.extra: `n` is set by"),
+        ({"sampling": {"extra": {"model": "x"}}}, "`model` is set by `endpoint.model`"),
+        ({"sampling": {"extra": {"max_tokens": 9}}}, "is set by `sampling.max_tokens`"),
+        ({"sampling": {"extra": {"max_completion_tokens": 9}}}, "by `sampling.max_tokens`"),
+        ({"sampling": {"extra": {"stream": True}}}, "`stream` is set by"),
+        ({"sampling": {"extra": {"messages": []}}}, "`messages` is set by"),
+        ({"sample": {"extra": {"max_new_tokens": 9}}}, "sample.extra: `max_new_tokens`"),
     ],
 )
 def test_a_field_of_another_type_is_an_error_before_the_first_call(

@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from sglang_multiverse.cli import app, curation
 from sglang_multiverse.data_pipeline import config as configs
 from sglang_multiverse.data_pipeline.corpus.summary import Summary, summarise
-from sglang_multiverse.data_pipeline.pipeline import Finished, Run
+from sglang_multiverse.data_pipeline.pipeline import Finished, Progress, Run
 from sglang_multiverse.data_pipeline.source.ingest import ingest
 from sglang_multiverse.data_pipeline.store.store import Outcome, Store
 from sglang_multiverse.data_pipeline.teacher.caller import StoredCaller
@@ -36,6 +38,7 @@ from .conftest import ACCEPTED, CALLS, OUTCOMES, calls, expected, write_rows
 from .replay import ReplayServer
 
 Configure = Callable[..., Path]
+BROKEN = ({"status": 500},) * 9
 
 
 def run(
@@ -237,6 +240,72 @@ def test_failed_items_are_tried_again_by_the_next_run(
     assert _paid_once(server)
 
 
+def test_an_item_that_another_process_has_taken_up_is_waited_for(
+    cassettes: list[Cassette], configure: Configure, store: Path
+) -> None:
+    """It failed here; the other one settles it, or dies and leaves it pending."""
+    clean = next(one for one in cassettes if one.name == "clean")
+    (reply,) = clean.replies["fill"]
+    broken = replace(clean, replies={**clean.replies, "fill": (replace(reply, faults=BROKEN),)})
+    others: list[Store] = []
+
+    def take_up(one: Run) -> None:
+        def observe(progress: Progress) -> None:
+            if progress.errors and not others:
+                others.append(Store(store))
+                assert others[0].claim(one.name, clean.id)
+                asyncio.get_running_loop().call_later(0.5, settle, one.name)
+
+        def settle(name: str) -> None:
+            if settles:
+                others[0].settle(name, Outcome(clean.id, "rejected", "fill", "other", {}))
+            others[0].close()
+
+        one.observe = observe
+
+    for settles in (False, True):
+        others.clear()
+        with ReplayServer([broken]) as server:
+            config = configure(server.url, items=[clean], endpoint={"attempts": 2})
+            finished, _ = run(config, store, take_up)
+        progress = finished.progress
+        assert (progress.rejected, progress.errors, progress.open) == (settles, 0, not settles)
+
+
+def test_an_item_that_is_pending_is_no_success(
+    cassettes: list[Cassette], configure: Configure, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = Finished("run", "complete", Progress(3, settled=2, accepted=2))
+    monkeypatch.setattr(curation, "_run", lambda *arguments: done)
+    config = configure("http://127.0.0.1:9/v1", items=cassettes[:1])
+    told = CliRunner().invoke(app, ["curate", "run", str(config), "--store", str(store)])
+    assert told.exit_code == 1
+    assert "1 pending of 3" in told.output and "another process left items pending" in told.output
+
+
+@pytest.mark.parametrize(
+    ("status", "end"), [(403, "complete"), (404, "complete"), (402, "endpoint")]
+)
+def test_one_item_that_is_refused_is_its_own(
+    cassettes: list[Cassette], configure: Configure, store: Path, status: int, end: str
+) -> None:
+    """Where others are answered; the next run tries it again."""
+    items = [one for one in cassettes if one.name in ("clean", "two-blocks", "fenced")]
+
+    def refused(one: Cassette) -> Cassette:
+        (reply,) = one.replies["fill"]
+        first = replace(reply, faults=({"status": status},))
+        return replace(one, replies={**one.replies, "fill": (first,)})
+
+    items = [refused(one) if one.name == "clean" else one for one in items]
+    with ReplayServer(items) as server:
+        config = configure(server.url, items=items)
+        finished, _ = run(config, store)
+        assert finished.end == end
+        assert finished.progress.errors == (end == "complete")
+        assert run(config, store)[0].progress.accepted == len(items)
+
+
 def test_kill_nine_loses_nothing_and_pays_nothing_twice(
     light: list[Cassette], configure: Configure, store: Path
 ) -> None:
@@ -371,6 +440,9 @@ def test_a_key_that_is_echoed_is_scrubbed(tmp_path: Path, store: Path, cassettes
     (tape,) = (tmp_path / "tapes").iterdir()
     assert "sk-abcdef123" not in tape.read_text()
     assert "SECRET" in tape.read_text()
+    with Store(store) as opened:
+        said = json.dumps([list(row) for row in opened.calls()])
+    assert "SECRET" in said and "sk-abcdef123" not in said
 
 
 def test_accepted_items_are_the_expected_ones(

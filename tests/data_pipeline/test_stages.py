@@ -382,6 +382,65 @@ def test_a_judge_may_let_pass_or_fault() -> None:
     assert [note.code for note in noted.result.notes] == ["judged-dependent"]
 
 
+@pytest.mark.parametrize(
+    ("verdict", "fine"),
+    [
+        ("`ok`", True),
+        ("**ok**", True),
+        ('"ok"', True),
+        ("“OK.”", True),
+        ("OK (independent)", True),
+        ("**ok** (it counts anew).", True),
+        ("ok, but it takes 15 from path 1", False),
+        ("ok (but it takes 15 from path 1)", False),
+        ("okra", False),
+        ("no", False),
+        ("`takes` 15", False),
+    ],
+)
+def test_a_verdict_may_be_dressed(verdict: str, fine: bool) -> None:
+    assert isinstance(judged(f"1: {verdict}\n2: ok").result, Record) is fine
+
+
+@pytest.mark.parametrize(
+    "verdicts",
+    [
+        "1: takes the value of path 2\n2: ok\n1: ok",
+        "1: ok\n2: ok\n2: ok",
+        "1: ok\n2: ok\n3: ok",
+        f"{'9' * 5000}: ok",
+        f"1: ok\n2: ok\n{'9' * 5000}: ok",
+    ],
+)
+def test_verdicts_that_are_not_one_for_each_are_asked_again(verdicts: str) -> None:
+    driven = judged(verdicts)
+    assert driven.asked[-1] == "judge B1/3"
+    assert "unreadable-verdict" in driven.calls[-1].messages[-1].content
+
+
+LONG = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "code"),
+    [
+        ("outline-steps", f"S{LONG}: a", "no-steps"),
+        ("outline-steps", "\n".join(f"S1{'.1' * n}: x" for n in range(1500)), "unlabelled-text"),
+        ("outline-groups", "<parallel>\n<branch>\n" * 3000, "too-deep"),
+        ("outline-groups", "<parallel>\n" * 3000, "too-deep"),
+        ("fill", f"S{LONG}: 1", "added-step"),
+        ("fill", f"S1: {LONG}", "unknown-sentence"),
+        ("frame", f"B1\n{LONG}: x\nConclusion: y", "path-count"),
+    ],
+)
+def test_numbers_and_nesting_without_end_are_findings(task: str, text: str, code: str) -> None:
+    clean = ITEMS["clean"]
+    driven = drive(replace(clean, replies={**clean.replies, task: (Replied(text),) * 3}))
+    assert isinstance(driven.result, Rejection)
+    assert driven.asked[-1] == f"{task}/3"
+    assert code in driven.calls[-1].messages[-1].content
+
+
 def test_the_judge_sees_what_stands_before_the_block_and_not_what_follows() -> None:
     request = judged("1: ok\n2: ok").calls[-1].messages[1].content
     before = request.split("<before>")[1].split("</before>")[0]

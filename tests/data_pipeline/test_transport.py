@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+import openai
 import pytest
 
-from sglang_multiverse.data_pipeline.store.store import Store
-from sglang_multiverse.data_pipeline.teacher import transport
+from sglang_multiverse.data_pipeline.store.store import Opened, Store
+from sglang_multiverse.data_pipeline.teacher import rate, transport
 from sglang_multiverse.data_pipeline.teacher.budget import (
     UNLIMITED,
     Budget,
@@ -107,9 +110,49 @@ def test_retry_after_is_waited_for() -> None:
 def test_retry_after_beyond_all_patience_ends_the_call() -> None:
     with (
         ReplayServer([cassette({"status": 429, "retry_after": 9999})]) as server,
-        pytest.raises(TransportError, match="HTTP 429 after 1 request"),
+        pytest.raises(TransportError, match="HTTP 429 after 1 request") as caught,
     ):
         send(server, call())
+    assert "asks to wait 9,999 s, more than `endpoint.retry_after_max` (300)" in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_an_address_that_has_moved_is_said(status: int) -> None:
+    with ReplayServer([cassette()]) as server:
+        moved = {"status": status, "location": f"{server.url}/models"}
+        server.by_question["Q"] = cassette(moved)
+        with pytest.raises(TransportError, match=f"HTTP {status} after 1 request") as caught:
+            send(server, call())
+    assert caught.value.fatal
+    assert f"`endpoint.base_url` as it is now ({server.url}/models)" in str(caught.value)
+
+
+def test_a_group_of_errors_is_told_by_what_it_holds() -> None:
+    error = openai.APIConnectionError(request=httpx.Request("POST", "http://h"))
+    error.__cause__ = ExceptionGroup("unhandled errors", [OSError("nobody there")])
+    told = transport.failed(error, Endpoint("http://h/v1", "teacher"), 2)
+    assert str(told).endswith("connection failed, 2 requests: nobody there")
+
+
+@pytest.mark.parametrize(
+    ("status", "fatal"), [(401, True), (402, True), (403, False), (404, False)]
+)
+def test_of_an_endpoint_that_answers_others_one_refusal_ends_one_call(
+    status: int, fatal: bool
+) -> None:
+    other = Cassette("other", "other", "c", replies={"fill": (Replied("S1: 2"),)})
+
+    async def go(server: ReplayServer) -> None:
+        async with Transport(Endpoint(server.url, "teacher")) as sending:
+            assert (await sending.send(call("other"))).text == "S1: 2"
+            await sending.send(call())
+
+    with (
+        ReplayServer([cassette({"status": status}), other]) as server,
+        pytest.raises(TransportError, match=f"HTTP {status}") as caught,
+    ):
+        asyncio.run(go(server))
+    assert caught.value.fatal is fatal
 
 
 @pytest.mark.parametrize(
@@ -185,7 +228,11 @@ def test_nobody_there() -> None:
     ("reply", "failure"),
     [
         ({"finish_reason": "length"}, "length"),
+        ({"finish_reason": "model_length"}, "length"),
         ({"finish_reason": "content_filter"}, "content-filter"),
+        ({"finish_reason": "abort"}, "unfinished"),
+        ({"finish_reason": "tool_calls"}, "unfinished"),
+        ({"finish_reason": "because"}, "unfinished"),
         ({"text": None}, "empty-reply"),
         ({"text": "  \n"}, "empty-reply"),
         ({"refusal": "I cannot help with that."}, "refusal"),
@@ -248,6 +295,39 @@ def test_a_rate_is_kept() -> None:
         return time.monotonic() - start
 
     assert asyncio.run(go()) >= 0.4
+
+
+def test_no_minute_has_more_than_its_limit_whatever_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Estimates are high, and what they were too high by comes back at any time."""
+    monkeypatch.setattr(rate, "MINUTE", 1.0)
+    started: list[float] = []
+
+    async def one(limiter: PerMinute, number: int) -> None:
+        await asyncio.sleep(0.02 * number)
+        taken = await limiter.take(30)
+        started.append(time.monotonic())
+        await asyncio.sleep(0.4 if number % 3 else 0.05)
+        limiter.give_back(taken, 10)
+
+    async def go() -> None:
+        limiter = PerMinute(100)
+        await asyncio.gather(*[one(limiter, number) for number in range(30)])
+
+    asyncio.run(go())
+    most = max(sum(at <= other < at + 0.95 for other in started) for at in started)
+    assert most * 10 <= 100
+    assert max(started) - min(started) < 6, "what comes back is used"
+
+
+def test_what_takes_more_than_the_limit_goes_alone() -> None:
+    async def go() -> None:
+        limiter = PerMinute(100)
+        limiter.give_back(await limiter.take(150), 0)
+        await limiter.take(90)
+
+    asyncio.run(asyncio.wait_for(go(), 5))
 
 
 def caller(server: ReplayServer, store: Store, budget: Budget = UNLIMITED) -> StoredCaller:
@@ -342,6 +422,91 @@ def test_a_stopping_run_sends_nothing_more(tmp_path: Any) -> None:
         asyncio.run(go())
         assert store.ledger().held.tokens == 0
     assert server.requests == []
+
+
+CUT = {"cut": True}
+
+
+@pytest.mark.parametrize("faults", [(CUT, CUT, CUT), ({"hang": 1.0},) * 3])
+def test_every_request_that_is_not_answered_is_within_the_budget(
+    faults: tuple[dict[str, Any], ...], tmp_path: Any
+) -> None:
+    """What was perhaps paid is booked before the next try, which may not fit any more."""
+    worst = worst_case(call(), PRICES)
+    budget = Budget(tokens=worst.tokens * 2)
+    with ReplayServer([cassette(*faults)]) as server, Store(tmp_path / "s") as store:
+        endpoint = Endpoint(server.url, "teacher", attempts=6, wait_initial=0.01, timeout=0.5)
+
+        async def go() -> None:
+            async with Transport(endpoint, PRICES) as sending:
+                asking = StoredCaller(store, sending, budget)
+                with pytest.raises(BudgetExhausted):
+                    await asking(call())
+
+        asyncio.run(go())
+        ledger = store.ledger()
+        assert store.requests() == (0, 2)
+    assert len(server.requests) == 2
+    assert ledger.lost.tokens == worst.tokens * 2
+    assert ledger.held.tokens == ledger.paid.tokens == 0
+
+
+def test_a_try_that_the_budget_has_no_room_for_waits_for_what_is_in_flight(tmp_path: Any) -> None:
+    """Of another process, too; what it comes to makes room."""
+    other = Cassette("other", "other", "c", replies={"fill": (Replied("S1: 2"),)})
+    worst = worst_case(call("other"), PRICES)
+    with (
+        ReplayServer([cassette(CUT), other]) as server,
+        Store(tmp_path / "s") as store,
+        Store(tmp_path / "s") as second,
+    ):
+        budget = Budget(tokens=worst.tokens * 2 + 40)
+
+        async def go() -> Reply:
+            one = caller(server, store, budget)
+            assert second.open_call(call("other"), worst, budget) is Opened.OURS
+            asked = asyncio.create_task(one(call()))
+            while store.ledger().lost.tokens == 0:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.5)
+            assert not asked.done() and len(server.requests) == 1
+            second.close_call(call("other").key, Reply("S1: 2", usage=Usage(10, 5)))
+            return await asked
+
+        reply = asyncio.run(go())
+        assert (reply.text, reply.tries) == ("S1: 1", 2)
+        (row,) = [row for row in store.calls() if row["tries"] == 2]
+        assert (row["state"], row["lost"]) == ("done", 1)
+        assert store.ledger().held.tokens == 0
+
+
+KEY = "sk-echoed-0123456789"
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_a_key_that_is_echoed_is_not_told(status: int, tmp_path: Any) -> None:
+    """Neither in a reply nor in an error; also where it stands at the edge of what is told."""
+    fault = {"status": status, "code": f"bad key {KEY}"}
+    edges = [{"garbage": json.dumps({"error": "x" * start + KEY})} for start in range(150, 300, 9)]
+    for one in (
+        cassette(text=f"S1: {KEY}"),
+        cassette(text=None, refusal=f"no {KEY}"),
+        cassette(fault),
+        *map(cassette, edges),
+    ):
+        with ReplayServer([one]) as server:
+            try:
+                told = send(server, call(), api_key=KEY, attempts=1).text
+            except TransportError as error:
+                told = str(error)
+        assert KEY[:8] not in told
+        assert "SECRET" in told or "xxx" in told
+
+
+def test_a_word_that_serves_as_a_key_is_no_secret() -> None:
+    with ReplayServer([cassette(text="S1: EMPTY token")]) as server:
+        for key in ("EMPTY", "token", "none"):
+            assert send(server, call(), api_key=key).text == "S1: EMPTY token"
 
 
 def test_a_cancelled_call_is_on_the_books_as_perhaps_paid(tmp_path: Any) -> None:

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from sglang_multiverse.dialect import MULTIVERSE, Tag
+
 from ..gates.text.located import locate
 
 #: Questions of a review, each answered by yes or no, with what they ask.
@@ -45,9 +47,11 @@ class Unit:
 
 @dataclass
 class Texts:
-    """Texts ``(id, question, text)``, each once, and under an id of its own.
+    """Those of texts ``(id, question, text)`` that may have a block, each once, and under an id of
+    its own.
 
     Attributes:
+        count: texts, but for those that were left out.
         again: how many were left out, as the same text came before under the same id.
         renamed: ids under which another text came before, with the id that was made of the first.
     """
@@ -62,6 +66,9 @@ class Texts:
         taken: set[str] = set()
         counts: Counter[str] = Counter()
         for item, question, text in self.given:
+            if MULTIVERSE[Tag.PARALLEL] not in text:  # its id may be another's, as in a mixture
+                self.count += 1
+                continue
             mark = item, hashlib.sha256(f"{question}\0{text}".encode()).digest()
             if mark in known:
                 self.again += 1

@@ -310,7 +310,8 @@ def export(rows: list[dict[str, Any]], folder: Path, *options: str) -> tuple[Any
 
 def test_rows_of_one_id_are_told_apart(tmp_path: Path) -> None:
     rows = [{"id": "same", "text": synthetic(n)} for n in (0, 1, 0, 2)]
-    run, out = export([*rows, {"id": "same#2", "text": synthetic(3)}], tmp_path)
+    plain = {"id": "same", "text": "no block"}
+    run, out = export([plain, *rows, {"id": "same#2", "text": synthetic(3)}], tmp_path)
     assert run.exit_code == 0, run.output
     assert "1 rows hold a text that an earlier row holds" in run.output
     assert "the second of 'same' is 'same#2'" in run.output

@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -80,9 +81,11 @@ def rows(path: str) -> Iterator[tuple[int, Fields] | BadRow]:
                     yield from lines(file, source)
     except BrokenPipeError:  # of who reads what we write
         raise
-    except (OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        reason = f"no .gz that can be unpacked: {error}; it is damaged or cut, make it anew"
         raise CorpusError(f"{path}: {reason}") from error
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror or error}") from error
 
 
 def rows_of(content: bytes, source: str) -> Iterator[tuple[int, Fields] | BadRow]:
@@ -133,15 +136,21 @@ def find(row: Fields, columns: Sequence[str], option: str) -> str:
 
 
 def text_of(row: Fields, columns: Sequence[str], option: str = "--text") -> str:
-    """The first text in ``columns`` of ``row``: a string, or what a list of messages says.
+    """The first text in ``columns`` of ``row``: a string, or what the assistant says in a list of
+    messages.
 
     Raises:
         LookupError: it has none.
     """
     name = find(row, columns, option)
     for column in columns:
-        if (said := written(row.get(column))) is not None:
+        value: Any = row.get(column)
+        if is_chat(value):
+            value = [one for one in value if one["role"] == "assistant"]
+        if (said := written(value)) is not None:
             return said
+    if is_chat(row[name]):
+        raise LookupError(f"field {name!r} holds messages, but none of the role 'assistant'")
     raise LookupError(f"field {name!r} holds {type(row[name]).__name__}, not text")
 
 
@@ -189,7 +198,7 @@ def _opened(path: str) -> BinaryIO:
     return Path(path).open("rb")
 
 
-def _parquet(path: str) -> Iterator[tuple[int, Fields]]:
+def _parquet(path: str) -> Iterator[tuple[int, Fields] | BadRow]:
     try:
         import pyarrow as pa  # type: ignore[import-untyped]
         import pyarrow.parquet as parquet  # type: ignore[import-untyped]
@@ -199,8 +208,34 @@ def _parquet(path: str) -> Iterator[tuple[int, Fields]]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=64):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+                yield from _of_batch(batch, path, number)
+                number += batch.num_rows
     except pa.ArrowException as error:
         raise CorpusError(f"{path}: no parquet that can be read: {error}") from error
+
+
+def _of_batch(batch: Any, path: str, before: int) -> Iterator[tuple[int, Fields] | BadRow]:
+    """The rows of a record batch; ``before`` are the rows of the file before it."""
+    names = batch.schema.names
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise CorpusError(f"{path}: two columns are called {twice[0]!r}; rename one")
+    try:
+        read = batch.to_pylist()
+    except (ValueError, OverflowError):  # which value it is is told below
+        pass
+    else:
+        yield from enumerate(read, start=before + 1)
+        return
+    for at in range(batch.num_rows):
+        row, number = {}, before + at + 1
+        try:
+            for name in names:
+                row[name] = batch.column(name)[at].as_py()
+        except UnicodeDecodeError as error:
+            reason = f"column {name!r} is not UTF-8: {error.reason} at byte {error.start}"
+            yield BadRow(path, number, f"{reason}; write it as UTF-8")
+        except (ValueError, OverflowError) as error:
+            reason = f"column {name!r} holds a value that cannot be read: {error}"
+            yield BadRow(path, number, f"{reason}; cast the column, or leave it out")
+        else:
+            yield number, row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,9 @@ def export(lists: Mapping[str, Listed], rows: Mapping[str, Row], file: Path) -> 
     Raises:
         VerificationError: the suffix is none of these, or the file is there already.
     """
-    if file.exists():
-        raise VerificationError(f"{file} is there already and may hold judgements; name another")
+    for path in (file, *([label_studio.configuration(file)] if file.suffix == ".json" else [])):
+        if path.exists():
+            raise VerificationError(f"{path} is there already; name another than {file}")
     written = [
         _row(rows[trace], one, len(lists))
         for trace, listed in lists.items()
@@ -90,13 +90,14 @@ def excerpt(chain: str, instance: Instance) -> str:
 def import_judgements(files: list[Path]) -> list[Judgement]:
     """The judgements of ``files``; rows that nobody has judged come with ``right`` None.
 
-    The annotator is the row's, else the name of the file, so that a copy of an export per person
-    will do.
+    The annotator is the row's, else the name of the file, with its folder where two have the same,
+    so that a copy of an export per person will do.
 
     Raises:
         VerificationError: a file that is none, or a value that says neither yes nor no.
     """
-    found = [one for file in files for one in _judgements(file)]
+    people = sheets.people(files)
+    found = [one for pair in zip(files, people, strict=True) for one in _judgements(*pair)]
     counts = {one.traces for one in found}
     if not found:
         raise VerificationError("the files hold no instance")
@@ -107,17 +108,17 @@ def import_judgements(files: list[Path]) -> list[Judgement]:
     return found
 
 
-def _judgements(file: Path) -> Iterator[Judgement]:
+def _judgements(file: Path, person: str) -> Iterator[Judgement]:
     try:
         for number, row in enumerate(sheets.read(file, label_studio.read), start=1):
             try:
-                yield _judgement(row, file.stem)
-            except (KeyError, TypeError, ValueError) as error:
+                yield _judgement(row, person)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
                 what = f"no column {error}" if isinstance(error, KeyError) else str(error)
                 raise VerificationError(f"{file}: row {number}: {what}") from error
     except VerificationError:
         raise
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise VerificationError(f"{file}: {error}") from error
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from sglang_multiverse.dialect import MULTIVERSE, Tag
 
 from ..finding import Finding
-from .meaning.answer import check_answer, check_right, final_answer
+from .meaning.answer import NOTES, check_answer, check_right, final_answer
 from .meaning.borrowed import check_borrowed
 from .meaning.content import check_content, kept_spans
 from .meaning.coverage import compare_sentences
@@ -32,6 +32,7 @@ __all__ = [
     "CURATION",
     "DOUBTFUL",
     "MODEL_OUTPUT",
+    "NOTES",
     "GateOptions",
     "Judge",
     "check_block",
@@ -67,6 +68,9 @@ def check_document(
         source: the sequential chain the text was made of; None skips coverage and content.
         answer: the final answer to be kept, bare or in a text that gives it; None takes the
             source's, if it gives one.
+
+    Returns:
+        What is wrong, and notes: findings whose code is one of :data:`NOTES` reject nothing.
 
     Raises:
         EquivalenceError: answers are to be compared and math-verify is not installed.

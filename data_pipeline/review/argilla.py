@@ -96,13 +96,25 @@ def knows(value: Any) -> bool:
 
 
 def read(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One row for each who answered a record; one without answers where nobody did."""
-    for record in records:
-        about = {name: record["metadata"][name] for name in ("item", "block")}
-        by_person: dict[str, dict[str, Any]] = defaultdict(dict)
-        for name, responses in record["responses"].items():
-            for one in responses:
-                by_person[str(one.get("user_id") or "")][name] = one["value"]
+    """One row for each who answered a record; one without answers where nobody did. What somebody
+    discarded is no answer.
+
+    Raises:
+        ValueError: a record is not as Argilla writes it; the message names it.
+    """
+    for number, record in enumerate(records, start=1):
+        try:
+            about = {name: record["metadata"][name] for name in ("item", "block")}
+            by_person: dict[str, dict[str, Any]] = defaultdict(dict)
+            for name, responses in (record["responses"] or {}).items():
+                for one in responses or ():
+                    if one.get("status") != "discarded":
+                        by_person[str(one.get("user_id") or "")][name] = one["value"]
+        except KeyError as error:
+            raise ValueError(f"record {number}: no {error}; write it by Dataset.to_disk") from error
+        except (TypeError, AttributeError) as error:
+            said = "fields, metadata and responses are not as Dataset.to_disk writes them"
+            raise ValueError(f"record {number}: {said}") from error
         for person, answers in by_person.items():
             yield {**about, **answers, "reviewer": person}
         if not by_person:

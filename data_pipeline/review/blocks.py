@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from sglang_multiverse.dialect import MULTIVERSE, Tag
 
 from ..gates.text.located import locate
 
@@ -39,6 +43,46 @@ class Unit:
     @property
     def id(self) -> str:
         return f"{self.item}#{self.block}"
+
+
+@dataclass
+class Texts:
+    """Those of texts ``(id, question, text)`` that may have a block, each once, and under an id of
+    its own.
+
+    Attributes:
+        count: texts, but for those that were left out.
+        again: how many were left out, as the same text came before under the same id.
+        renamed: ids under which another text came before, with the id that was made of the first.
+    """
+
+    given: Iterable[tuple[str, str, str]]
+    count: int = 0
+    again: int = 0
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[tuple[str, str, str]]:
+        known: set[tuple[str, bytes]] = set()
+        taken: set[str] = set()
+        counts: Counter[str] = Counter()
+        for item, question, text in self.given:
+            if MULTIVERSE[Tag.PARALLEL] not in text:  # its id may be another's, as in a mixture
+                self.count += 1
+                continue
+            mark = item, hashlib.sha256(f"{question}\0{text}".encode()).digest()
+            if mark in known:
+                self.again += 1
+                continue
+            known.add(mark)
+            key = item
+            while key in taken:
+                counts[item] += 1
+                key = f"{item}#{counts[item] + 1}"
+            if key != item:
+                self.renamed.setdefault(item, key)
+            taken.add(key)
+            self.count += 1
+            yield key, question, text
 
 
 def units(texts: Iterable[tuple[str, str, str]]) -> Iterator[Unit]:

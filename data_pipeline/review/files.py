@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import csv
+import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,15 @@ from .blocks import QUESTIONS, Unit
 
 #: What stands in a row; what follows ``text`` is the reviewer's.
 COLUMNS = ("item", "block", "question", "before", "text", *QUESTIONS, "comment", "reviewer")
+
+#: The first row of a ``.csv`` says what to write where; it is no block, and may be deleted.
+NOTE = {
+    "item": "(note)",
+    "question": "Judge each row below by itself. Style does not count.",
+    **{name: f"yes or no: {asked}" for name, asked in QUESTIONS.items()},
+    "comment": "what else is to be said, or nothing",
+    "reviewer": "your name; without one it is the name of the file",
+}
 
 _CHOICES = """\
   <Header value="{asked}"/>
@@ -60,19 +71,33 @@ def write(units: Sequence[Unit], out: Path) -> list[Path]:
     Raises:
         ReviewError: the suffix is none of these, or the file is there already.
     """
-    if out.exists():
-        raise ReviewError(f"{out} is there already and may hold judgements; name another")
+    beside = [label_studio.configuration(out)] if out.suffix == ".json" else []
+    for path in (out, *beside):
+        if path.exists():
+            raise ReviewError(f"{path} is there already; name another than {out}")
+    if out.suffix not in (".json", ".csv", ".jsonl", ""):
+        raise ReviewError(
+            f"{out}: name it .json for Label Studio, without a suffix for Argilla, .csv or .jsonl"
+        )
+    try:
+        return _write(units, out)
+    except BaseException:  # a part of it would bar the next try
+        if out.is_dir():
+            shutil.rmtree(out, ignore_errors=True)
+        for path in (out, *beside):
+            with suppress(OSError):
+                path.unlink()
+        raise
+
+
+def _write(units: Sequence[Unit], out: Path) -> list[Path]:
+    if out.suffix == "":
+        return argilla.write(units, out)
     rows = [_row(unit) for unit in units]
     if out.suffix == ".json":
         return label_studio.write(rows, out, CONFIG)
-    if out.suffix in (".csv", ".jsonl"):
-        sheets.write(rows, COLUMNS, out)
-        return [out]
-    if out.suffix == "":
-        return argilla.write(units, out)
-    raise ReviewError(
-        f"{out}: name it .json for Label Studio, without a suffix for Argilla, .csv or .jsonl"
-    )
+    sheets.write([NOTE, *rows] if out.suffix == ".csv" else rows, COLUMNS, out)
+    return [out]
 
 
 def _row(unit: Unit) -> dict[str, Any]:
@@ -84,36 +109,48 @@ def _row(unit: Unit) -> dict[str, Any]:
 def read(paths: Sequence[Path]) -> list[Review]:
     """The judgements of files as people gave them back, in any of the formats.
 
-    The reviewer is the row's, else the name of the file, so that a copy of an export per person
-    will do. Where one has judged a block more than once, the last counts.
+    The reviewer is the row's, else the name of the file, with its folder where two have the same,
+    so that a copy of an export per person will do. Where one has answered a question of a block
+    more than once, the last counts.
 
     Raises:
         ReviewError: a file that is none, or an answer that is neither yes nor no.
     """
     found: dict[tuple[str, int, str], Review] = {}
-    for path in paths:
-        for one in _reviews(path):
-            found[one.item, one.block, one.reviewer] = one
-    if not found:
-        raise ReviewError("the files hold no block")
+    for path, name in zip(paths, sheets.people(paths), strict=True):
+        reviews = list(_reviews(path, name))
+        if not reviews:
+            raise ReviewError(f"{path} holds no block")
+        for one in reviews:
+            key = (one.item, one.block, one.reviewer)
+            if (before := found.get(key)) is not None:
+                answers = {**before.answers, **one.answers}
+                one = replace(one, answers=answers, comment=one.comment or before.comment)
+            found[key] = one
     return list(found.values())
 
 
-def _reviews(path: Path) -> Iterator[Review]:
+def _reviews(path: Path, name: str) -> Iterator[Review]:
+    texts: dict[tuple[str, int], tuple[int, str]] = {}
     try:
         for number, row in enumerate(_rows(path), start=1):
             try:
-                yield _review(row, path.stem)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                if _is_block(row):
+                    review = _review(row, name)
+                    _same_text(texts, number, review, row)
+                    yield review
+            except (KeyError, ValueError) as error:
                 what = f"no column {error}" if isinstance(error, KeyError) else str(error)
                 raise ReviewError(f"{path}: row {number}: {what}") from error
     except ReviewError:
         raise
-    except (OSError, ValueError, csv.Error) as error:
+    except OSError as error:
+        raise ReviewError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
         raise ReviewError(f"{path}: {error}") from error
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _rows(path: Path) -> Iterator[Any]:
     return sheets.read(path / argilla.RECORDS if path.is_dir() else path, _tasks)
 
 
@@ -121,12 +158,41 @@ def _tasks(value: Any) -> Iterator[Mapping[str, Any]]:
     return argilla.read(value) if argilla.knows(value) else label_studio.read(value)
 
 
+def _is_block(row: Any) -> bool:
+    """Not so of the note, nor of a row of a sheet that is empty."""
+    if not isinstance(row, Mapping):
+        raise ValueError(f"expected an object, got {type(row).__name__}")
+    empty = all(value is None or not str(value).strip() for value in row.values())
+    return not empty and row.get("item") != NOTE["item"]
+
+
+def _same_text(
+    texts: dict[tuple[str, int], tuple[int, str]], number: int, one: Review, row: Mapping[str, Any]
+) -> None:
+    text = "".join(str(row.get("text") or "").split())
+    before, other = texts.setdefault(one.key, (number, text))
+    if text != other:
+        raise ValueError(
+            f"block {one.block} of {one.item!r} is another text than in row {before}; give the "
+            "rows of the corpus ids of their own and export again"
+        )
+
+
 def _review(row: Mapping[str, Any], reviewer: str) -> Review:
-    said = {name: sheets.answer(row.get(name), name) for name in QUESTIONS}
+    item, said = row["item"], {name: sheets.answer(row.get(name), name) for name in QUESTIONS}
+    if item is None or not str(item).strip():
+        raise ValueError("item is empty; it holds the id as it was exported")
     return Review(
-        item=str(row["item"]),
-        block=int(row["block"]),
+        item=str(item),
+        block=_number(row["block"]),
         reviewer=str(row.get("reviewer") or row.get("annotator") or "").strip() or reviewer,
         answers={name: yes for name, yes in said.items() if yes is not None},
         comment=str(row.get("comment") or "").strip(),
     )
+
+
+def _number(block: Any) -> int:
+    """As spreadsheets write it, too: ``1.0``."""
+    if isinstance(block, bool) or not re.fullmatch(r"\s*0*[1-9]\d{0,8}(?:\.0*)?\s*", str(block)):
+        raise ValueError(f"block is {block!r}; it holds the number as it was exported, from 1")
+    return int(float(str(block)))

@@ -36,6 +36,10 @@ _CLOSING_AT_AN_EDGE = re.compile(
 _TAG_LINE = re.compile(r"(?im)^[ \t]*</?think>[ \t]*$")
 
 
+#: Where a test set has its questions.
+_ASKED = ("question", "problem")
+
+
 class IngestError(ValueError):
     """A source that cannot be read at all."""
 
@@ -138,6 +142,8 @@ def read_record(row: Any, number: int, source: Source) -> Record | Skipped:
         value = row.get(name)
         if not isinstance(value, str) or not value.strip():
             what = "is missing" if value is None else "holds no text"
+            if corpus.is_chat(value):
+                what = "holds messages; write what they say to columns of text"
             return Skipped(number, f"no-{role}", f"column {name!r} {what}")
         texts[role] = encodable(value)
     for role in ("attempt", "answer"):
@@ -207,9 +213,13 @@ def read_rows(path: Path) -> Iterator[Any]:
     Raises:
         IngestError: the file cannot be read.
     """
+    for one in _numbered(path):
+        yield one if isinstance(one, corpus.BadRow) else dict(one[1])
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, corpus.Fields] | corpus.BadRow]:
     try:
-        for one in corpus.rows(str(path)):
-            yield one if isinstance(one, corpus.BadRow) else dict(one[1])
+        yield from corpus.rows(str(path))
     except corpus.CorpusError as error:
         raise IngestError(str(error)) from error
 
@@ -248,11 +258,16 @@ def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
 def _ngrams_of_files(paths: Sequence[Path], n: int) -> set[tuple[str, ...]]:
     found: set[tuple[str, ...]] = set()
     for path in paths:
-        for row in read_rows(path):
-            if isinstance(row, corpus.BadRow):
-                raise IngestError(f"a test set must be whole: {row}")
-            text = next((row[name] for name in ("question", "problem") if name in row), None)
-            if text is None:
-                raise IngestError(f"{path}: a row has neither 'question' nor 'problem'")
-            found |= ngrams(text, n)
+        for one in _numbered(path):
+            if isinstance(one, corpus.BadRow):
+                raise IngestError(f"a test set must be whole: {one}")
+            number, row = one
+            name = next((name for name in _ASKED if row.get(name) is not None), None)
+            if name is None:
+                wanted = " or ".join(map(repr, _ASKED))
+                raise IngestError(f"{path}:{number}: no question of a test set in {wanted}")
+            if not isinstance(row[name], str):
+                held = type(row[name]).__name__
+                raise IngestError(f"{path}:{number}: column {name!r} holds {held}, not text")
+            found |= ngrams(row[name], n)
     return found

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import typer
 
 from .. import corpus
 from ..corpus import BadRow
@@ -34,6 +37,29 @@ class Fields:
     answer: str | None = None
 
 
+class Told:
+    """Says of rows that cannot be used why, on standard error: in full the first time, and at the
+    end of how many more, and which."""
+
+    def __init__(self) -> None:
+        self._more: dict[tuple[str, str], list[int]] = defaultdict(list)
+
+    def __call__(self, bad: BadRow) -> None:
+        if (bad.source, bad.reason) not in self._more:
+            typer.echo(f"error: {bad}", err=True)
+            self._more[bad.source, bad.reason] = []
+        else:
+            self._more[bad.source, bad.reason].append(bad.row)
+
+    def end(self) -> None:
+        """Say what was not said row by row."""
+        for (source, reason), rows in self._more.items():
+            if rows:
+                first = ", ".join(map(str, rows[:10])) + (", …" if len(rows) > 10 else "")
+                what = f"{len(rows):,} more, {first}" if len(rows) > 1 else f"row {first} too"
+                typer.echo(f"error: {source}: {what}: {reason}", err=True)
+
+
 def read_corpus(path: str, fields: Fields) -> Iterator[Item | BadRow]:
     """The items of ``path`` (``-`` is standard input) in file order, read as they are needed.
 
@@ -53,6 +79,8 @@ def read_corpus(path: str, fields: Fields) -> Iterator[Item | BadRow]:
 
 def _item(number: int, row: corpus.Fields, fields: Fields) -> Item:
     text = corpus.text_of(row, (fields.text,) if fields.text else corpus.TEXT)
+    if not text.strip():
+        raise LookupError("the text is empty; leave the row out, or name another field by --text")
     given: list[str | None] = []
     exported = all(name in row for name in corpus.EXPORTED)
     for named, known, option in (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..corpus import TEXT, BadRow
-from .corpus import ANSWER_FIELDS, EXPORTED_ANSWER, SOURCE_FIELDS, Fields, Item, read_corpus
+from .corpus import ANSWER_FIELDS, EXPORTED_ANSWER, SOURCE_FIELDS, Fields, Item, Told, read_corpus
 from .ending import end
 from .refusal import fail
 
@@ -70,6 +70,9 @@ def command(
             "a free cue line, depth to 4 and, without --source, any wording of paths are accepted."
         ),
     ] = False,
+    allow_no_block: Annotated[
+        bool, typer.Option("--allow-no-block", help="Accept texts without a block.")
+    ] = False,
     strict_coverage: Annotated[
         bool, typer.Option(help="Every sentence of the source must stand in the text unchanged.")
     ] = False,
@@ -90,6 +93,10 @@ def command(
         FailOn,
         typer.Option(help="Exit with 1 where a text is rejected, or only where one is unreadable."),
     ] = FailOn.nothing,
+    max_share: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the rows that --fail-on puts up with."),
+    ] = 0,
     tokenizer: Annotated[
         Path | None,
         typer.Option(
@@ -101,11 +108,12 @@ def command(
 ) -> None:
     """Check a corpus of parallel texts without an LLM.
 
-    A text is accepted when no gate finds anything. Lines that hold no text are reported with
-    their number and remedy and count as rejected; the rest is checked.
+    A text is accepted when no gate finds anything; `answer-unchecked` is a note, which rejects
+    nothing. Lines that hold no text are reported with their number and remedy and count as
+    rejected; the rest is checked.
 
-    Exit code 0: checked. 1: what --fail-on names was found. 2: the file cannot be read, or holds no
-    text at all.
+    Exit code 0: checked. 1: what --fail-on names was found, in more than --max-share of the rows.
+    2: the file cannot be read, or holds no text at all.
     """
     from ..data_pipeline.gates import CURATION, MODEL_OUTPUT
     from ..data_pipeline.gates.meaning.equivalence import EquivalenceError
@@ -113,18 +121,20 @@ def command(
 
     options = MODEL_OUTPUT if model_output else CURATION
     options = replace(options, strict_coverage=strict_coverage)
+    if allow_no_block:
+        options = replace(options, require_block=False)
     if max_depth is not None:
         options = replace(options, max_depth=max_depth)
     if max_branches is not None:
         options = replace(options, max_branches=max_branches)
     if max_distance is not None:
         options = replace(options, max_distance=max_distance)
-    report = Report()
+    report, told = Report(), Told()
     try:
         count = counter(tokenizer)[0] if benefit is not None else None
         for item in read_corpus(file, Fields(text, source, answer)):
             if isinstance(item, BadRow):
-                typer.echo(f"error: {item}", err=True)
+                told(item)
                 row = report.bad_line(item)
             else:
                 findings = _check(item, options, count, benefit or 0)
@@ -133,15 +143,16 @@ def command(
                 row = report.add(item, findings)
             if as_json:
                 typer.echo(json.dumps(row))
-    except BrokenPipeError:  # the reader has seen enough; an OSError, but no fault of the file
-        raise
     except (OSError, ValueError, EquivalenceError) as error:
+        told.end()
         fail(error)
+    told.end()
     if report.texts and not as_json:
         _show(report)
     rejected = report.texts - report.accepted + report.bad
     failing = {FailOn.rejected: rejected, FailOn.unreadable: report.bad}
-    end(file, report.texts, report.bad, failed=bool(failing.get(fail_on)))
+    allowed = max_share * (report.texts + report.bad)
+    end(file, report.texts, report.bad, failed=failing.get(fail_on, 0) > allowed)
 
 
 @dataclass
@@ -157,8 +168,11 @@ class Report:
 
     def add(self, item: Item, findings: list[Finding]) -> dict[str, Any]:
         """Count the findings of a text; gives its row."""
+        from ..data_pipeline.gates import NOTES
+
+        accepted = all(finding.code in NOTES for finding in findings)
         self.texts += 1
-        self.accepted += not findings
+        self.accepted += accepted
         keys = [(finding.gate, finding.code) for finding in findings]
         self.findings.update(keys)
         self.codes.update(set(keys))
@@ -166,7 +180,7 @@ class Report:
             self.examples.setdefault(key, item.id)
         return {
             "id": item.id,
-            "accepted": not findings,
+            "accepted": accepted,
             "codes": list(dict.fromkeys(finding.code for finding in findings)),
             "gates": {finding.code: finding.gate for finding in findings},
             "findings": [finding.row() for finding in findings],
@@ -211,6 +225,7 @@ def _check_paths(item: Item) -> list[Finding]:
 def _show(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     if report.codes:
@@ -223,7 +238,8 @@ def _show(report: Report) -> None:
         for (gate, code), texts in report.codes.most_common():
             key = (gate, code)
             count = report.findings[key]
-            table.add_row(gate, code, f"{texts:,}", f"{count:,}", report.examples[key])
+            example = Text(report.examples[key])
+            table.add_row(gate, code, f"{texts:,}", f"{count:,}", example)
         console.print(table)
     total = report.texts + report.bad
     console.print(

@@ -11,6 +11,7 @@ import typer
 
 from .. import corpus
 from ..corpus import TEXT, BadRow
+from .corpus import Told
 from .curation import installed
 from .refusal import fail
 
@@ -42,34 +43,43 @@ def export(
     installed()
     from ..data_pipeline.review import blocks, files
 
-    bad: list[BadRow] = []
+    told = Told()
+    texts = blocks.Texts(_texts(file, text, told))
     try:
-        chosen = blocks.sample(blocks.units(_texts(file, text, bad)), sample, seed)
+        chosen = blocks.sample(blocks.units(texts), sample, seed)
+        told.end()
         if not chosen:
-            fail(f"{corpus.name_of(file)}: no text has a block, so there is nothing to judge")
+            why = "no text has a block" if texts.count else "no row holds a text"
+            fail(f"{corpus.name_of(file)}: {why}, so there is nothing to judge")
         written = files.write(chosen, out)
     except (corpus.CorpusError, files.ReviewError, OSError) as error:
         fail(error)
-    for one in bad:
-        typer.echo(str(one), err=True)
+    if texts.again:
+        said = f"{texts.again:,} rows hold a text that an earlier row holds; it is asked about once"
+        typer.echo(said, err=True)
+    if texts.renamed:
+        old, new = next(iter(texts.renamed.items()))
+        said = (
+            f"{len(texts.renamed):,} ids stand at several texts; the second of {old!r} is {new!r}"
+        )
+        typer.echo(f"{said}, and so on", err=True)
     items = len({unit.item for unit in chosen})
     typer.echo(f"{len(chosen):,} blocks of {items:,} texts: {', '.join(map(str, written))}")
 
 
-def _texts(file: str, text: str | None, bad: list[BadRow]) -> Iterator[tuple[str, str, str]]:
+def _texts(file: str, text: str | None, told: Told) -> Iterator[tuple[str, str, str]]:
     for one in corpus.rows(file):
         if isinstance(one, BadRow):
-            bad.append(one)
+            told(one)
             continue
         number, row = one
         try:
             found = corpus.text_of(row, (text,) if text else TEXT)
         except LookupError as error:
-            bad.append(BadRow(corpus.name_of(file), number, str(error)))
+            told(BadRow(corpus.name_of(file), number, str(error)))
             continue
-        named = next((row[name] for name in corpus.ID if row.get(name) is not None), number)
         asked = next((row[name] for name in corpus.QUESTION if row.get(name) is not None), "")
-        yield str(named), corpus.written(asked) or "", found
+        yield corpus.identity(row, number), corpus.written(asked) or "", found
 
 
 @app.command()

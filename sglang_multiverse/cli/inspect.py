@@ -119,8 +119,6 @@ def command(
                 typer.echo(json.dumps(one.row()))
             else:
                 inspected.append(one)
-    except BrokenPipeError:  # the reader has seen enough; an OSError, but no fault of the file
-        raise
     except (OSError, ValueError) as error:
         fail(error)
     if inspected:

@@ -11,7 +11,10 @@ from .. import extras
 
 
 def fail(error: object) -> NoReturn:
-    """Print ``error``, without markup, and end with exit code 2."""
+    """Print ``error``, without markup, and end with exit code 2. A reader that has seen enough is
+    no error: the command then ends silently."""
+    if isinstance(error, BrokenPipeError):
+        raise error
     typer.echo(f"error: {error}", err=True)
     raise typer.Exit(2)
 

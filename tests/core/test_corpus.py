@@ -97,6 +97,42 @@ def test_a_file_that_is_not_what_it_is_called(tmp_path: Path, name: str, content
         list(rows(str(tmp_path / name)))
 
 
+def test_a_gz_that_is_damaged_inside(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b'{"a": 1}\n' * 999))
+    packed[10] = 0xFF  # where the header ends: no kind of block that there is
+    (tmp_path / "a.jsonl.gz").write_bytes(packed)
+    with pytest.raises(CorpusError, match=r"a\.jsonl\.gz: .*damaged"):
+        list(rows(str(tmp_path / "a.jsonl.gz")))
+
+
+def test_values_of_parquet_that_python_has_not_cost_their_row(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    far = pa.array([2**60, 0], pa.timestamp("us"))
+    parquet.write_table(pa.table({"text": ["a", "b"], "ts": far}), tmp_path / "ts.parquet")
+    bad, good = rows(str(tmp_path / "ts.parquet"))
+    assert isinstance(bad, BadRow) and bad.row == 1 and "column 'ts'" in bad.reason
+    assert not isinstance(good, BadRow) and (good[0], good[1]["text"]) == (2, "b")
+
+    data = pa.py_buffer(b"a\xffb")
+    offsets = pa.py_buffer((0).to_bytes(4, "little") + (2).to_bytes(4, "little") + b"\3\0\0\0")
+    odd = pa.Array.from_buffers(pa.string(), 2, [None, offsets, data])
+    parquet.write_table(pa.table({"n": [1, 2], "text": odd}), tmp_path / "odd.parquet")
+    bad, good = rows(str(tmp_path / "odd.parquet"))
+    assert isinstance(bad, BadRow) and "column 'text' is not UTF-8" in bad.reason
+    assert good == (2, {"n": 2, "text": "b"})
+
+
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(pa.Table.from_arrays([["a"], ["b"]], ["x", "x"]), tmp_path / "x.parquet")
+    with pytest.raises(CorpusError, match="two columns are called 'x'"):
+        list(rows(str(tmp_path / "x.parquet")))
+
+
 def test_a_folder_and_nothing(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.jsonl", tmp_path / "none.parquet"):
         with pytest.raises(CorpusError, match=str(path)):
@@ -131,6 +167,9 @@ def test_texts_and_what_messages_say() -> None:
     row: dict[str, Any] = {"output": 3, "text": "t", "completion": chat}
     assert text_of(row, ("output", "text")) == "t", "the first that is a text"
     assert written("\ud800") == "\ufffd"
+    assert text_of({"messages": chat}, ("messages",)) == "b", "what the assistant says"
+    with pytest.raises(LookupError, match="none of the role 'assistant'"):
+        text_of({"messages": chat[:1]}, ("messages",))
     with pytest.raises(LookupError, match=r"no field 'x' or 'y' \(it has .*\); .* by --which"):
         text_of(row, ("x", "y"), "--which")
     with pytest.raises(LookupError, match="'output' holds int"):

@@ -22,6 +22,11 @@ from sglang_multiverse.data_pipeline.analyses.implicit import (
     recipe,
 )
 from sglang_multiverse.data_pipeline.analyses.rows import Row
+from sglang_multiverse.data_pipeline.analyses.verification import (
+    VerificationError,
+    export,
+    import_judgements,
+)
 from sglang_multiverse.data_pipeline.gates.meaning.normal import normal
 from sglang_multiverse.data_pipeline.store.store import Store
 from sglang_multiverse.data_pipeline.teacher.call import Sampling
@@ -228,6 +233,26 @@ def judge(exported: Path, file: Path, verdicts: list[str]) -> Path:
     else:
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
+
+
+def test_files_of_one_name_are_of_two_people(tmp_path: Path) -> None:
+    row = {
+        "trace": "t", "instance": 1, "traces": 1, "start": 0, "end": 3, "branches": 2,
+        "llm_label": "selective", "human_label": "", "annotator": "",
+    }  # fmt: skip
+    files = [tmp_path / name / "a.jsonl" for name in ("ann", "bob")]
+    for file, said in zip(files, (True, False), strict=True):
+        file.parent.mkdir()
+        file.write_text(json.dumps({**row, "is_instance": said}))
+    found = import_judgements(files)
+    assert [(one.annotator, one.right) for one in found] == [("ann/a", True), ("bob/a", False)]
+
+
+def test_a_configuration_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text("mine")
+    with pytest.raises(VerificationError, match=r"a\.xml is there already"):
+        export({}, {}, tmp_path / "a.json")
+    assert not (tmp_path / "a.json").exists() and (tmp_path / "a.xml").read_text() == "mine"
 
 
 def test_judgements_that_cannot_be_used_are_named(tmp_path: Path) -> None:

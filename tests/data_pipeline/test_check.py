@@ -149,6 +149,47 @@ def test_a_bad_line_is_named_and_loses_nothing_else(
     assert "1 unreadable" in check(file).stdout
 
 
+def test_an_empty_text_is_told_as_such(tmp_path: Path) -> None:
+    (good, bad) = rows(check(write(tmp_path / "a.jsonl", {"text": TEXT}, {"text": " "}), "--json"))
+    assert good["accepted"] and bad["codes"] == ["bad-line"] and "text is empty" in bad["error"]
+
+
+def test_the_same_fault_of_many_rows_is_told_once(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", *[{"x": 1}] * 500, {"y": 1}, {"output": TEXT})
+    result = check(file)
+    first, second, rest = result.stderr.splitlines()
+    assert "a.jsonl:1: no field" in first and "--text" in first and "a.jsonl:501" in second
+    assert "499 more, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, …: no field" in rest
+    assert "502 texts: 1 accepted, 0 rejected, 501 unreadable" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["a[/]", "[bold]x", "[/red]\\"])
+def test_an_id_is_no_markup(tmp_path: Path, name: str) -> None:
+    result = check(write(tmp_path / "a.jsonl", {"id": name, "text": "x"}))
+    assert result.exit_code == 0 and name in result.stdout
+
+
+def test_of_messages_the_assistant_is_checked(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": TEXT}]
+    file = write(tmp_path / "a.jsonl", {"messages": chat})
+    assert rows(check(file, "--json", "--text", "messages"))[0]["accepted"]
+
+
+def test_texts_without_a_block_can_be_allowed(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", {"text": SOURCE}, {"text": TEXT})
+    assert [one["accepted"] for one in rows(check(file, "--json"))] == [False, True]
+    assert all(one["accepted"] for one in rows(check(file, "--json", "--allow-no-block")))
+    deep = check(file, "--json", "--allow-no-block", "--max-depth", "1")
+    assert rows(deep)[1]["codes"] == ["too-deep"], "everything else is held to"
+
+
+def test_an_answer_that_was_not_compared_is_a_note(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", {"text": TEXT, "answer": "Long talk. " * 40})
+    (row,) = rows(check(file, "--json", "--fail-on", "rejected"))
+    assert row["accepted"] and row["codes"] == ["answer-unchecked"]
+    assert "answer-unchecked" in check(file).stdout
+
+
 def test_a_file_that_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
     assert check(tmp_path / "nowhere.jsonl").exit_code == 2
     fake = tmp_path / "a.parquet"
@@ -195,6 +236,13 @@ def test_it_can_gate_a_build(fail_on: str, codes: list[int], tmp_path: Path) -> 
     for number, (lines, code) in enumerate(zip(files, codes, strict=True)):
         file = write(tmp_path / f"{number}.jsonl", *lines)
         assert check(file, "--fail-on", fail_on).exit_code == code
+
+
+@pytest.mark.parametrize(("share", "code"), [("0.2", 1), ("0.25", 0), ("1", 0)])
+def test_a_build_may_put_up_with_a_share(share: str, code: int, tmp_path: Path) -> None:
+    rejected = {"text": TEXT.replace("</Goal>", "", 1)}
+    file = write(tmp_path / "a.jsonl", *[{"text": TEXT}] * 3, rejected)
+    assert check(file, "--fail-on", "rejected", "--max-share", share).exit_code == code
 
 
 def test_what_cannot_be_read_as_text_at_all_is_an_error(tmp_path: Path) -> None:

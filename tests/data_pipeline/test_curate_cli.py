@@ -15,7 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from sglang_multiverse.cli import app
+from sglang_multiverse.cli.curation import with_store
 from sglang_multiverse.data_pipeline.corpus.summary import alike
+from sglang_multiverse.data_pipeline.store.store import Store
 from sglang_multiverse.data_pipeline.teacher.cassette import Cassette
 
 from .conftest import OUTCOMES, expected
@@ -39,6 +41,17 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture
 def clean(cassettes: list[Cassette]) -> list[Cassette]:
     return [cassette for cassette in cassettes if cassette.name == "clean"]
+
+
+def test_a_reader_that_stops_early_is_no_error(store: Path) -> None:
+    """Of ``show --messages``, say: the pipe is no fault of the store."""
+    Store(store).close()
+
+    def use(opened: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        with_store(store, use)
 
 
 def test_from_a_file_to_a_dataset(

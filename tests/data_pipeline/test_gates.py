@@ -306,8 +306,22 @@ def test_the_reference_may_be_bare_or_in_a_text_or_missing() -> None:
     assert check_document(whole(), answer="42.0") == []
     assert check_document(whole(), answer=solution + r"\boxed{42}") == []
     assert codes(check_document(whole(), answer=solution + r"\boxed{41}")) == ["answer-changed"]
-    assert check_document(whole(), answer=solution) == []
+    assert codes(check_document(whole(), answer=solution)) == ["answer-unchecked"]
+    kept = whole().replace("Answer: 42", solution.strip())
+    assert check_document(kept, answer=solution) == []
     assert check_document(whole(), answer=None) == []
+
+
+@pytest.mark.parametrize("wanted", ["1" * 300, "(" * 5000, r"\frac{1}{2} + " * 20 + "1"])
+def test_a_long_reference_is_compared_all_the_same(wanted: str) -> None:
+    (finding,) = check_document(whole(), answer=wanted)
+    assert finding.code in ("answer-changed", "answer-undecided")
+    assert len(finding.message) < 500
+    if wanted[0] == "1":
+        kept = whole().replace("Answer: 42", rf"\boxed{{{wanted}}}")
+        assert check_document(kept, answer=wanted) == []
+        longer = whole().replace("Answer: 42", rf"\boxed{{{wanted}1}}")
+        assert codes(check_document(longer, answer=wanted)) == ["answer-changed"]
 
 
 def test_what_a_conclusion_calls_an_answer_is_not_the_final_one() -> None:

@@ -181,6 +181,36 @@ def test_test_questions_are_kept_out(file: Path, tmp_path: Path) -> None:
     assert ngrams("a b", 5) == {("a", "b")}
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ({"question": 5}, r"tests\.jsonl:2: column 'question' holds int"),
+        ({"question": None}, r"tests\.jsonl:2: no question"),
+        ({"text": "x"}, r"tests\.jsonl:2: no question of a test set in 'question' or 'problem'"),
+    ],
+)
+def test_a_test_set_that_is_not_whole_is_named(
+    line: Any, why: str, file: Path, tmp_path: Path
+) -> None:
+    tests = lines(tmp_path / "tests.jsonl", [{"question": None, "problem": "Which?"}, line])
+    with pytest.raises(IngestError, match=why):
+        ingest(Source(files=[lines(file, [row()])], decontaminate=[tests]))
+
+
+def test_messages_are_no_column_of_text(file: Path) -> None:
+    chat = [{"role": "user", "content": "A?"}]
+    with pytest.raises(IngestError, match="holds messages; write what they say to columns"):
+        ingest(Source(files=[lines(file, [row(question=chat)])]))
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b'{"a": 1}\n' * 999))
+    packed[10] = 0xFF  # where the header ends: no kind of block that there is
+    (tmp_path / "a.jsonl.gz").write_bytes(packed)
+    with pytest.raises(IngestError, match=r"a\.jsonl\.gz: .*damaged"):
+        ingest(Source(files=[tmp_path / "a.jsonl.gz"]))
+
+
 def test_columns_can_bear_other_names(file: Path) -> None:
     lines(file, [{"q": "A?", "thought": "Well.", "gold": 7}])
     columns = {"question": "q", "chain": "thought", "attempt": None, "answer": "gold"}

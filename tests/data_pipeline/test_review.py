@@ -21,7 +21,14 @@ from .test_export import fill_store
 
 TEXTS = [(f"item-{n}", "What is it?", synthetic(n)) for n in range(4)]
 UNITS = list(blocks.units(TEXTS))
+INDEPENDENT = {"from_name": "independent"}
 OUTS = ("tasks.json", "folder", "sheet.csv", "lines.jsonl")
+
+
+def labelled(*result: dict[str, Any]) -> str:
+    """One task of Label Studio's, annotated."""
+    task = {"data": {"item": "x", "block": 1}, "annotations": [{"result": result}]}
+    return json.dumps([task])
 
 
 def answered(out: Path, person: str, said: dict[str, str]) -> Path:
@@ -156,6 +163,29 @@ def test_an_export_leaves_out_what_is_doubted(tmp_path: Path, light: list[Casset
         ("a.jsonl", "{\n", "a.jsonl"),
         ("a.json", '{"a": 1}', "a list of tasks"),
         ("a.jsonl", "", "no block"),
+        ("a.csv", "item,block\n", "a.csv holds no block"),
+        ("a.jsonl", '{"item": "x", "block": 1}\n5\n', "row 2: expected an object, got int"),
+        ("a.jsonl", "[" * 100_000, "line 1 is nested too deep"),
+        ("a.json", "[" * 100_000, "nested too deep"),
+        ("a.csv", "item,block\nx,\n", "row 1: block is ''"),
+        ("a.csv", "item,block\n,1\n", "row 1: item is empty"),
+        ("a.jsonl", '{"item": "x", "block": 1.7}', "row 1: block is 1.7"),
+        ("a.jsonl", '{"item": "x", "block": true}', "row 1: block is True"),
+        ("a.csv", "item,block,item\nx,1,y\n", "two columns are called 'item'"),
+        ("a.csv", "item,block\nx,1,2\n", "row 1 has more cells"),
+        ("a.csv", 'item,block,sound\nx,1,"no\ny,1,no\n', "line 3: .*a quote that is opened"),
+        ("a.csv", "item,block,text\nx,1,one\nx,1,two\n", "row 2: .*another text than in row 1"),
+        ("a.json", "[1, 2]", "task 1: expected an object"),
+        ("a.json", '[{"data": 1}]', "task 1: expected an object"),
+        ("a.json", '[{"data": {}, "annotations": 5}]', "task 1: expected a list"),
+        ("a.json", labelled({"value": {"choices": ["yes"]}}), "task 1: .*`from_name`"),
+        ("a.json", labelled(INDEPENDENT | {"value": {"choices": ["yes", "no"]}}), "2 answers"),
+        ("a.json", '[{"fields": {}, "responses": {}, "metadata": {}}]', "record 1: no 'item'"),
+        (
+            "a.json",
+            '[{"fields": {}, "responses": 5, "metadata": {"item": 1, "block": 1}}]',
+            "record 1: .*Dataset.to_disk",
+        ),
         ("none.csv", None, "No such file"),
     ],
 )
@@ -166,6 +196,121 @@ def test_files_that_cannot_be_used(
         (tmp_path / name).write_text(content, "utf-8")
     with pytest.raises(ReviewError, match=why):
         read([tmp_path / name])
+
+
+def sheet(path: Path, *rows: dict[str, Any]) -> Path:
+    """JSON lines of ``rows``, each of block 1 of item ``x`` where nothing else is said."""
+    path.parent.mkdir(exist_ok=True)
+    lines = [json.dumps({"item": "x", "block": 1, **row}) for row in rows]
+    path.write_text("\n".join(lines), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("said", "means"),
+    [(True, True), (False, False), (1, True), (0, False), (0.0, False), ("FALSE", False),
+     ("Yes ", True), ("", None), (None, None)],
+)  # fmt: skip
+def test_what_an_answer_may_be(said: Any, means: bool | None, tmp_path: Path) -> None:
+    (one,) = read([sheet(tmp_path / "a.jsonl", {"independent": said})])
+    assert one.answers.get("independent") is means
+
+
+def test_files_of_one_name_are_of_two_people(tmp_path: Path) -> None:
+    def people(*names: str) -> list[str]:
+        paths = [sheet(tmp_path / name, {"sound": "yes"}) for name in names]
+        return [one.reviewer for one in read(paths)]
+
+    assert people("ann/r.jsonl", "bob/r.jsonl", "c.jsonl") == ["ann/r", "bob/r", "c"]
+    assert people("ann/r.jsonl", "ann/r.txt") == ["ann/r.jsonl", "ann/r.txt"]
+    assert people("ann/r.jsonl", "ann/r.jsonl") == ["r"], "the same file twice"
+
+
+def test_what_is_not_answered_is_no_judgement(tmp_path: Path) -> None:
+    ann: dict[str, Any] = {"reviewer": "ann"}
+    full = sheet(tmp_path / "full.jsonl", {**ann, "independent": "yes", "comment": "well"})
+    blank = sheet(tmp_path / "blank.jsonl", ann)
+    half = sheet(tmp_path / "half.jsonl", {**ann, "independent": "no", "sound": "yes"})
+    (one,) = read([full, blank])
+    assert (one.answers, one.comment) == ({"independent": True}, "well")
+    (one,) = read([full, half, blank])
+    assert (one.answers, one.comment) == ({"independent": False, "sound": True}, "well")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", ",;\t")
+def test_a_sheet_as_a_spreadsheet_saves_it(separator: str, encoding: str, tmp_path: Path) -> None:
+    out = tmp_path / "a.CSV"
+    lines = [("item", "block", "independent"), ("x", "1.0", "NO"), ("", "", ""), ("ü", "2", "")]
+    out.write_text("\r\n".join(map(separator.join, lines)), encoding)
+    found = read([out])
+    assert [(one.key, one.answers) for one in found] == [
+        (("x", 1), {"independent": False}),
+        (("ü", 2), {}),
+    ]
+
+
+def test_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("item,block\nü,1\n".encode("cp1252"))
+    with pytest.raises(ReviewError, match=r"a\.csv: not UTF-8: .*CSV UTF-8"):
+        read([tmp_path / "a.csv"])
+
+
+def test_a_block_of_any_length_comes_back(tmp_path: Path) -> None:
+    out = tmp_path / "a.csv"
+    write([blocks.Unit("x", 1, "q", "", "word " * 50_000)], out)
+    assert read([answered(out, "ann", {"sound": "no"})])[0].answers == {"sound": False}
+
+
+def test_a_sheet_says_what_to_write(tmp_path: Path) -> None:
+    write(UNITS, tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        note = next(csv.DictReader(file))
+    assert all(note[name] == f"yes or no: {asked}" for name, asked in blocks.QUESTIONS.items())
+    assert "your name" in note["reviewer"]
+    assert len(read([tmp_path / "a.csv"])) == len(UNITS)
+
+
+def test_label_studio_s_other_ways(tmp_path: Path) -> None:
+    out = tmp_path / "a.json"
+    row = {"id": 4, "item": "x", "block": 1, "independent": "no", "annotator": 7}
+    out.write_text(json.dumps([row | {"comment": ["one", "two"]}]), "utf-8")  # JSON-MIN
+    (one,) = read([out])
+    assert (one.reviewer, one.answers) == ("7", {"independent": False})
+    assert one.comment == "one\ntwo"
+    out.write_text('[{"data": {"item": "x", "block": 1}, "annotations": null}]', "utf-8")
+    assert read([out])[0].answers == {}
+    out.write_text(labelled({"type": "relation", "from_id": "a", "to_id": "b"}), "utf-8")
+    assert read([out])[0].answers == {}
+
+
+def test_argilla_s_other_ways(tmp_path: Path) -> None:
+    out = tmp_path / "a.json"
+    record: dict[str, Any] = {"fields": {}, "metadata": {"item": "x", "block": 1}}
+    out.write_text(json.dumps([record | {"responses": None}]), "utf-8")
+    assert read([out])[0].answers == {}
+    said = [
+        {"user_id": "u", "value": "yes", "status": "discarded"},
+        {"user_id": "v", "value": "no"},
+    ]
+    out.write_text(json.dumps([record | {"responses": {"sound": said}}]), "utf-8")
+    assert [(one.reviewer, one.answers) for one in read([out])] == [("v", {"sound": False})]
+
+
+def test_a_configuration_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "keep.xml").write_text("mine", "utf-8")
+    with pytest.raises(ReviewError, match=r"keep\.xml is there already"):
+        write(UNITS, tmp_path / "keep.json")
+    assert (tmp_path / "keep.xml").read_text("utf-8") == "mine"
+    assert not (tmp_path / "keep.json").exists()
+
+
+@pytest.mark.parametrize("name", OUTS)
+def test_what_cannot_be_written_leaves_nothing(name: str, tmp_path: Path) -> None:
+    half = blocks.Unit("\ud83d", 1, "", "", "")
+    with pytest.raises(UnicodeEncodeError):
+        write([*UNITS, half], tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_judged_is_written_over(tmp_path: Path) -> None:
@@ -194,3 +339,34 @@ def test_by_the_command_line(tmp_path: Path) -> None:
     plain.write_text('{"text": "no block"}\n', "utf-8")
     run = CliRunner().invoke(app, ["review", "export", str(plain), str(tmp_path / "b.csv")])
     assert run.exit_code == 2 and "nothing to judge" in run.output
+
+
+def export(rows: list[dict[str, Any]], folder: Path, *options: str) -> tuple[Any, Path]:
+    """`review export` of ``rows``: how it ended, and what it wrote."""
+    corpus, out = folder / "corpus.jsonl", folder / "out.jsonl"
+    corpus.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    return CliRunner().invoke(app, ["review", "export", str(corpus), str(out), *options]), out
+
+
+def test_rows_of_one_id_are_told_apart(tmp_path: Path) -> None:
+    rows = [{"id": "same", "text": synthetic(n)} for n in (0, 1, 0, 2)]
+    plain = {"id": "same", "text": "no block"}
+    run, out = export([plain, *rows, {"id": "same#2", "text": synthetic(3)}], tmp_path)
+    assert run.exit_code == 0, run.output
+    assert "1 rows hold a text that an earlier row holds" in run.output
+    assert "the second of 'same' is 'same#2'" in run.output
+    found = read([out])
+    assert len({one.key for one in found}) == len(found)
+    assert {one.item for one in found} == {"same", "same#2", "same#3", "same#2#2"}
+
+
+def test_half_a_character_in_an_id(tmp_path: Path) -> None:
+    run, out = export([{"id": "\ud83d", "question": "\ud83d", "text": synthetic(0)}], tmp_path)
+    assert run.exit_code == 0 and read([out])[0].item == "\ufffd"
+
+
+def test_a_wrong_field_is_told_as_such(tmp_path: Path) -> None:
+    run, _ = export([{"id": n, "text": synthetic(0)} for n in range(9)], tmp_path, "--text", "x")
+    assert run.exit_code == 2
+    assert "no field 'x'" in run.output and "--text" in run.output
+    assert "8 more, " in run.output and "no row holds a text" in run.output

@@ -12,8 +12,14 @@ from ..options import CURATION, GateOptions
 from ..text.located import Located, Span
 from .equivalence import EQUIVALENCE, Equivalence, Verdict
 
+#: Codes of findings that do not reject a text.
+NOTES = frozenset(("answer-unchecked",))
+
 #: A marker counts only with something short behind it: ``Answer: To solve this …`` names none.
 _SHORT = 120
+
+_PROSE = re.compile(r"[^\W\d_]{2,}[.,;:!?]?\s+[^\W\d_]{2,}|[\u3040-\u9fff\uac00-\ud7a3]{2}")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
 
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
 _MARKER = re.compile(
@@ -87,12 +93,19 @@ def check_answer(
 
     Args:
         answer: the reference, bare or in a text that names it; None takes the source's. Where
-            neither names one nothing is checked.
+            neither names one nothing is checked, but of a longer text that names none and does not
+            stand in the answer ``answer-unchecked`` says so, one of :data:`NOTES`.
     """
     text = located.text
     wanted = _reference(answer, source)
     if wanted is None:
-        return []
+        long = (answer or "").strip()
+        if not long or _stands(long, located.at(located.answer)):
+            return []
+        if _PROSE.search(_COMMAND.sub(" ", long)):
+            said = f"the reference, {_shown(long)}, names no final answer to compare; box it there"
+            return [_finding("answer-unchecked", said)]
+        wanted = long
     has_answer = bool(located.at(located.answer).strip())
     found = final_answer(text, located.answer) if has_answer else None
     thought = _of_thought(located)
@@ -101,7 +114,9 @@ def check_answer(
     if found is None and not has_answer and source is not None and not final_answer(source):
         return []  # the source leaves its answer to what follows the thought, so may this
     if found is None:
-        return [_finding("answer-missing", f"no final answer; end with the reference, {wanted!r}")]
+        return [
+            _finding("answer-missing", f"no final answer; end with the reference, {_shown(wanted)}")
+        ]
     findings = _compare(wanted, found, options, equivalence)
     if not findings and has_answer and source is not None and thought is not None:
         thought_source = source.split(MULTIVERSE[Tag.END_THINK])[0]
@@ -153,6 +168,18 @@ def _reference(answer: str | None, source: str | None) -> str | None:
     return named.text if named else None
 
 
+def _stands(reference: str, text: str) -> bool:
+    """Whether ``text`` holds ``reference`` as it is, but for white space, and no longer number or
+    word."""
+    wanted, said = (" ".join(one.split()) for one in (reference, text))
+    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w|\.\d)", said) is not None
+
+
+def _shown(text: str) -> str:
+    """``text`` in a message, its middle left out where it is long."""
+    return repr(text) if len(text) <= 2 * _SHORT else f"{text[:_SHORT]!r}…{text[-20:]!r}"
+
+
 def _compare(
     wanted: str, found: FinalAnswer, options: GateOptions, equivalence: Equivalence
 ) -> list[Finding]:
@@ -163,7 +190,7 @@ def _compare(
         return [
             _finding(
                 "answer-undecided",
-                f"whether {found.text!r} is {wanted!r} was not decided in "
+                f"whether {_shown(found.text)} is {_shown(wanted)} was not decided in "
                 f"{options.answer_timeout:g} s; write the answer as the source does",
                 found.span,
             )
@@ -171,7 +198,8 @@ def _compare(
     return [
         _finding(
             "answer-changed",
-            f"the final answer is {found.text!r}, the reference {wanted!r}; keep the reference",
+            f"the final answer is {_shown(found.text)}, the reference {_shown(wanted)}; keep the "
+            "reference",
             found.span,
         )
     ]

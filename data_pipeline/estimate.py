@@ -49,18 +49,20 @@ def estimate(records: Sequence[Record], recipe: Recipe, prices: Prices) -> Estim
     """
     if recipe.draws is not None:
         return _of_draws(records, recipe, recipe.draws.n, prices)
-    usages = [_usage(record, recipe) for record in records]
-    usage = Usage(sum(one.input for one in usages), sum(one.output for one in usages))
     asked = 1 + _JUDGED[recipe.judge]
-    calls = sum(4 + _blocks(record)[0] * asked for record in records)
+    system = Message("system", recipe.prompts["curator"].text)
+    given = written = longest = 0
+    calls = 0.0
+    for record in records:
+        opened = opening(record, recipe, "")
+        one = _usage(record, recipe, opened)
+        given, written = given + one.input, written + one.output
+        calls += 4 + _blocks(record)[0] * asked
+        longest += most_input_tokens([system, *opened]) + recipe.sampling.max_tokens
+    usage = Usage(given, written)
     most = len(records) * (4 + BLOCKS * asked)
     worst_calls = most * recipe.attempts
-    system = Message("system", recipe.prompts["curator"].text)
-    longest = [
-        most_input_tokens([system, *opening(record, recipe, "")]) + recipe.sampling.max_tokens
-        for record in records
-    ]
-    worst_input = int(sum(longest) * worst_calls / max(len(records), 1))
+    worst_input = int(longest * worst_calls / max(len(records), 1))
     rooms = [recipe.sampling.max_tokens << min(cut, recipe.room) for cut in range(recipe.attempts)]
     worst = Usage(worst_input, int(most * sum(rooms)))
     return Estimate(
@@ -89,14 +91,14 @@ def _blocks(record: Record) -> tuple[float, float]:
     return min(BLOCKS, max(1.0, tokens / BLOCK_TOKENS)), min(BLOCK_TOKENS, 1.5 * tokens)
 
 
-def _usage(record: Record, recipe: Recipe) -> Usage:
+def _usage(record: Record, recipe: Recipe, opened: Sequence[Message]) -> Usage:
     sentences = len(split_sentences(record.source))
     trunk = len(record.source) / _CHARACTERS / 2  # before a block, on average
     steps = _STEP_TOKENS * max(sentences // _STEP_SENTENCES, 3)
     prompts = {
         name: int(len(one.text) / _CHARACTERS) for name, one in recipe.prompts.by_name.items()
     }
-    chain = prompts["curator"] + _tokens(opening(record, recipe, ""))
+    chain = prompts["curator"] + _tokens(opened)
     many, size = _blocks(record)
     blocks = int(many * size)
     judged = _JUDGED[recipe.judge]

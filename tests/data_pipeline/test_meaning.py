@@ -15,7 +15,8 @@ from sglang_multiverse.data_pipeline.gates.meaning.faithful import (
     check_outlined,
     value,
 )
-from sglang_multiverse.data_pipeline.gates.meaning.statements import plain, statements
+from sglang_multiverse.data_pipeline.gates.meaning.spelling import plain
+from sglang_multiverse.data_pipeline.gates.meaning.statements import statements
 from sglang_multiverse.data_pipeline.gates.text.located import locate
 
 from .mutations import synthetic

@@ -22,8 +22,11 @@ from sglang_multiverse.data_pipeline.record import Record, Rejection
 from sglang_multiverse.data_pipeline.sampling.drawing import choose, read, sample
 from sglang_multiverse.data_pipeline.sampling.options import Choice, Draws
 from sglang_multiverse.data_pipeline.teacher.call import Reply, Sampling
+from sglang_multiverse.data_pipeline.teacher.cassette import Replied
 from sglang_multiverse.dialect import MULTIVERSE
 from sglang_multiverse.tiny import machines
+
+from .replay import ReplayServer, completion
 
 ASKED = list(islice(machines.questions(1, "train", counts=(2,)), 6))
 RIGHT = [machines.solution(one, "parallel") for one in ASKED]
@@ -238,6 +241,38 @@ def test_from_questions_to_a_dataset_that_trains(tmp_path: Path) -> None:
     checked = curate("check", str(data), "--fail-on", "rejected")
     assert checked.exit_code == 0, checked.output
     assert "5 accepted, 0 rejected" in checked.output
+
+
+def test_answers_are_drawn_in_batches_too(tmp_path: Path) -> None:
+    """The same rows, at half the price."""
+    rows, spent = {}, {}
+    with ReplayServer() as server:
+        handler: Any = server.RequestHandlerClass
+
+        class Model(handler):  # type: ignore[misc]
+            def answer(self, body: dict[str, Any]) -> None:
+                user = body["messages"][-1]["content"]
+                said = Replied(answers(user, body.get("seed", 8) - 8))
+                self.reply(200, completion(body["model"], said, user))
+
+        server.RequestHandlerClass = Model
+        for way in ([], ["--batch"]):
+            folder = tmp_path / f"of{way}"
+            folder.mkdir()
+            config, store = files(folder, server.url)
+            told = yaml.safe_load(Path(config).read_text())
+            told |= {"sampling": {"seed": 7, "max_tokens": 9000}, "batch": {"poll": 0.05}}
+            told |= {"prices": {"input": 1.0, "output": 1.0}}
+            Path(config).write_text(yaml.safe_dump(told if way else told | {"batch": None}))
+            done = curate("sample", config, *store, *way)
+            assert done.exit_code == 0, done.output
+            assert curate("export", str(folder / "out"), *store, "--no-plots").exit_code == 0
+            (data,) = (folder / "out" / "data").iterdir()
+            rows[bool(way)] = [(one["id"], one["text"]) for one in pq.read_table(data).to_pylist()]
+            spent[bool(way)] = sum(one["cost"] for one in pq.read_table(data).to_pylist())
+    assert len(server.desk.batches) == 3, "an answer of each question a batch"
+    assert rows[True] == rows[False] and len(rows[True]) == 5
+    assert spent[True] == pytest.approx(spent[False] / 2)
 
 
 def test_all_right_answers_become_rows(tmp_path: Path) -> None:

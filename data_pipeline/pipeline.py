@@ -24,7 +24,8 @@ from .workers import Processes, Threads, Workers
 #: Workers that may look at once, every :data:`.caller.POLL` seconds, for items of other processes
 #: to come free; more look less often.
 POLLING = 64
-#: Items in a row that the endpoint failed; then the run ends, for the next would fare no better.
+#: Items in a row that the endpoint failed, or replies in a row that it did not end as done; then
+#: the run ends, for the next would fare no better.
 GIVE_UP = 10
 
 End = Literal["complete", "stopped", "budget", "endpoint", "store"]
@@ -129,7 +130,7 @@ class Run:
         self.progress = Progress(len(self._places))
         self._queue: deque[str] = deque()
         self._undecided: list[str] = []
-        self._failed_in_a_row = 0
+        self._failed_in_a_row = self._unfinished = 0
         self.ended: tuple[End, str] = ("complete", "")
 
     async def run(self) -> Finished:
@@ -190,11 +191,14 @@ class Run:
 
     async def _others(self) -> None:
         """Wait for items that failed here and that another process has taken up since."""
+        begun = time.monotonic()
         try:
             while not self.caller.stopping.is_set() and self.store.elsewhere(
                 self.name, self._places
             ):
-                await asyncio.sleep(POLL)
+                looked = time.monotonic() - begun
+                await asyncio.sleep(max(POLL, 10 * looked))  # a long run takes a while to look at
+                begun = time.monotonic()
         except sqlite3.Error as error:
             self.stop("store", str(store_error(self.store.path, error)))
 
@@ -235,7 +239,16 @@ class Run:
     async def _reply(self, call: Call) -> Reply:
         if self.caller.stopping.is_set():  # what is in the store can wait there
             raise Stopped
-        return await self.caller(call)
+        reply = await self.caller(call)
+        self._unfinished = self._unfinished + 1 if reply.failure == "unfinished" else 0
+        if self._unfinished >= GIVE_UP:
+            word = reply.text.partition("\n")[0]
+            self.stop(
+                "endpoint",
+                f"{GIVE_UP} replies in a row ended before they were done, the last with {word}; "
+                "see what the endpoint means by it",
+            )
+        return reply
 
     def _failed(self, record: Record, error: TransportError) -> Outcome | None:
         if error.fatal:

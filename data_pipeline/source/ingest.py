@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -89,7 +90,13 @@ def ingest(source: Source) -> Ingested:
         if isinstance(made, Skipped):
             found.skipped.append(made)
         else:
-            found.records.append(made)
+            try:
+                found.records.append(made)
+            except OSError as error:
+                raise IngestError(
+                    f"the records do not fit into {tempfile.gettempdir()}: "
+                    f"{error.strerror or error}; make room, or name another folder by TMPDIR"
+                ) from error
             found.untagged += made.columns is not row
     if not found.records:
         reasons = "; ".join(f"row {one.row}: {one.message}" for one in found.skipped[:3])

@@ -79,6 +79,8 @@ def ask(
             failure = "refusal"
         if failure is not None:
             about = f": {reply.text[:200]}" if failure in ("refusal", "too-long") else ""
+            if failure == "unfinished":
+                about = f", {reply.text.splitlines()[0]}"
             findings = [Finding(failure, _FAILURES[failure] + about)]
             if failure == "too-long":
                 break

@@ -1,4 +1,4 @@
-"""What may be told of an endpoint's address: the name of a public host, and nothing else."""
+"""What may be told of an endpoint: of its address the name of a public host, of its key nothing."""
 
 from __future__ import annotations
 
@@ -29,3 +29,10 @@ def public_host(url: str) -> str | None:
 def without_addresses(text: str) -> str:
     """``text`` with every address in it cut to its public host."""
     return _ADDRESS.sub(lambda found: public_host(found.group()) or "(local address)", text)
+
+
+def blotted(text: str, key: str) -> str:
+    """``text`` without ``key``, which an endpoint may echo. A key that may be a word of any text
+    (``EMPTY``, ``token``) is none."""
+    mixed = any(map(str.isdigit, key)) and any(map(str.isalpha, key))
+    return text.replace(key, "SECRET") if len(key) >= (8 if mixed else 16) else text

@@ -156,15 +156,21 @@ class BatchApi:
                 if error.status_code in _ABSENT:
                     raise CannotTell(f"{self.endpoint.base_url} has no list of batches") from error
                 raise
-            rows = _rows(page)
+            rows, more = _rows(page)
             for row in rows:
-                if row["input_file_id"] == file or (row.get("metadata") or {}).get("name") == name:
+                noted = row.get("metadata")
+                named = isinstance(noted, dict) and noted.get("name") == name
+                if named or row.get("input_file_id") == file:
                     return _seen(Batch.construct(None, **row))
-            if not isinstance(page, dict) or not page.get("has_more") or not rows:
+            for row in rows:
+                _check(row)
+            if not rows or more is False:
                 return None
             last = rows[-1]["id"]
             if last in told:
-                raise NoList(f"the list of batches goes round: {last!r} comes again")
+                if more:
+                    raise NoList(f"the list of batches goes round: {last!r} comes again")
+                return None  # it pays no heed to ``after``, and says not whether there is more
             told.update(row["id"] for row in rows)
             after = {"after": last}
 
@@ -240,11 +246,11 @@ async def _unbroken(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         raise GarbledReply(f"the file broke off: {error!r}") from error
 
 
-def _rows(page: Any) -> list[dict[str, Any]]:
-    """What a page of the list of batches holds, if every row says which batch of which file it is.
+def _rows(page: Any) -> tuple[list[dict[str, Any]], bool | None]:
+    """What a page of the list of batches holds, and whether there is more, as far as it says.
 
     Raises:
-        NoList: one does not, or it is no list.
+        NoList: it is no list of batches.
     """
     rows = page.get("data") if isinstance(page, dict) else None
     if not isinstance(rows, list):
@@ -252,10 +258,19 @@ def _rows(page: Any) -> list[dict[str, Any]]:
     for row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("id"), str):
             raise NoList(f"the list of batches holds something else: {str(row)[:KEPT]!r}")
-        noted, file = row.get("metadata"), row.get("input_file_id", row)
-        if not isinstance(file, str | None) or not isinstance(noted, dict | None):
-            raise NoList(f"a batch in the list names no file: {str(row)[:KEPT]!r}")
-    return rows
+    more = page.get("has_more")
+    return rows, more if more is None else bool(more)
+
+
+def _check(row: dict[str, Any]) -> None:
+    """A row that does not say of which file its batch is may be that of any.
+
+    Raises:
+        NoList: it is such a one.
+    """
+    noted, file = row.get("metadata"), row.get("input_file_id", row)
+    if not isinstance(file, str | None) or not isinstance(noted, dict | None):
+        raise NoList(f"a batch in the list names no file: {str(row)[:KEPT]!r}")
 
 
 def _id(value: Any) -> str:

@@ -245,21 +245,22 @@ class BatchCaller:
             del self._following[batch.name]
 
     async def _answered(self, batch: OpenBatch) -> None:
+        settled = _Settled()
         try:
             id = batch.id or await self._created(batch)
             batch = replace(batch, id=id)
             ended = await self._ended(batch, id)
             batch = replace(batch, status=ended.status)
             with self._collector.item():  # what is asked again goes with what comes next
-                await self._settle(batch, ended)
+                await self._settle(batch, ended, settled)
         except CannotTell as error:
-            await self._settle_rest(batch.name, GarbledReply(str(error)), _Settled())
+            await self._settle_rest(batch.name, GarbledReply(str(error)), settled)
         except NotThere as error:
             if not self.drop:
                 said = f"{batch} cannot be read: {error}; {_GIVE_UP}"
                 raise TransportError(said, fatal=True) from error
             self.say(f"{batch} is given up: {error}")
-            await self._settle_rest(batch.name, GarbledReply(str(error)), _Settled())
+            await self._settle_rest(batch.name, GarbledReply(str(error)), settled)
 
     async def _created(self, batch: OpenBatch) -> str:
         """The id of the batch, which is sent if it was not."""
@@ -330,7 +331,7 @@ class BatchCaller:
 
     # --- settling
 
-    async def _settle(self, batch: OpenBatch, seen: Seen) -> None:
+    async def _settle(self, batch: OpenBatch, seen: Seen, settled: _Settled) -> None:
         """Write down what became of every call of a batch that has ended.
 
         Raises:
@@ -339,10 +340,11 @@ class BatchCaller:
         if seen.status == "failed" and not _files(seen):
             self.store.close_batch(batch.name)
             raise TransportError(_refused(self.endpoint, seen), fatal=True)
-        settled = _Settled()
         for read in range(1, READS + 1):
-            lines = await self._read(batch.name, seen, settled, last=read == READS)
-            if lines >= seen.answered or not any(self.store.batch_calls(batch.name)):
+            lines, whole = await self._read(batch.name, seen, settled, last=read == READS)
+            if not any(self.store.batch_calls(batch.name)):
+                break
+            if whole and lines >= seen.answered:
                 break
             if read < READS:
                 self.say(f"batch {seen.id}: {lines:,} of {seen.answered:,} answers can be read")
@@ -352,16 +354,19 @@ class BatchCaller:
         rest = NotRun(missing) if seen.status == "failed" else GarbledReply(missing)
         await self._settle_rest(batch.name, rest, settled)
 
-    async def _read(self, name: str, seen: Seen, settled: _Settled, *, last: bool) -> int:
-        """Settle what the files of a batch answer; how many lines that were. A file that is not
-        there may be later, but for the ``last`` time."""
-        count = 0
+    async def _read(
+        self, name: str, seen: Seen, settled: _Settled, *, last: bool
+    ) -> tuple[int, bool]:
+        """Settle what the files of a batch answer: how many lines that were, and whether all files
+        were there. One that is not may be later, but for the ``last`` time."""
+        count, whole = 0, bool(_files(seen)) or seen.status != "completed"
         for file in _files(seen):
             try:
                 content = await self._api.download(file)
             except NotThere:
                 if last:
                     raise
+                whole = False
                 continue
             with content as lines:
                 for page in _pages(lines):
@@ -369,7 +374,7 @@ class BatchCaller:
                     count += len(answers)
                     self._settle_answers(name, answers, settled)
                     await asyncio.sleep(0)
-        return count
+        return count, whole
 
     async def _settle_rest(self, name: str, answer: Answer, settled: _Settled) -> None:
         """Settle every call that the batch still holds by ``answer``, then tell the errors that its

@@ -21,7 +21,7 @@ body), ``cut: true`` (the connection ends inside the body).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ import yaml
 
 from ..record import Record, item_id
 from ..store.store import Store
+from .address import blotted
 from .task import Task
 
 
@@ -111,14 +112,13 @@ def load_all(folder: Path) -> list[Cassette]:
 
 
 def record_cassettes(
-    store: Store, items: Iterable[Record], folder: Path, *, secrets: Iterable[str] = ()
+    store: Store, items: Iterable[Record], folder: Path, *, secrets: Sequence[str] = ()
 ) -> list[Path]:
     """Write what a store holds on ``items`` as cassettes; ``secrets`` are blotted out.
 
     Keys and headers never reach a store; ``secrets`` is for an endpoint that echoes them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    blotted = [secret for secret in secrets if len(secret) > 4]
     paths = []
     for item in items:
         replies: dict[str, list[dict[str, Any]]] = {}
@@ -137,8 +137,8 @@ def record_cassettes(
             "replies": replies,
         }
         text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-        for secret in blotted:
-            text = text.replace(secret, "SECRET")
+        for secret in secrets:
+            text = blotted(text, secret)
         path = folder / f"{item.id}.yaml"
         path.write_text(text, encoding="utf-8")
         paths.append(path)

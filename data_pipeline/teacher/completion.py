@@ -17,8 +17,9 @@ MOST_TOKENS = 10**9
 #: Characters kept of what is no completion: more than are told, so that a key in it is whole.
 KEPT = 2000
 #: Finish reasons of a reply that is whole: ``eos`` with Together, ``eos_token`` and
-#: ``stop_sequence`` with text-generation-inference before 2.4; none with servers that send none.
-_WHOLE = frozenset(["stop", "eos", "eos_token", "stop_sequence", "", None])
+#: ``stop_sequence`` with text-generation-inference before 2.4, ``end_turn`` and ``end`` with
+#: gateways that pass on those of others; none with servers that send none.
+_WHOLE = frozenset(["stop", "eos", "eos_token", "stop_sequence", "end_turn", "end", ""])
 #: Those of one that was cut: ``model_length`` with Mistral, at the end of its context.
 _CUT = frozenset(["length", "model_length"])
 
@@ -70,6 +71,8 @@ def reply_of(
     text = blot(text_of(choice.message.content))
     refusal = blot(text_of(choice.message.refusal))
     failure = _failure(choice.finish_reason, bool(refusal), text)
+    if failure == "unfinished":  # nobody reads on in it, but for the word
+        text = f"finish reason {blot(str(choice.finish_reason))[:40]!r}\n{text}"
     if len(text) > CHARACTERS_PER_TOKEN * call.sampling.max_tokens:
         text, failure = text[: CHARACTERS_PER_TOKEN * 16], "oversized"
     # What is not counted is taken to be the most it can be: a hard limit stays hard.
@@ -88,7 +91,7 @@ def reply_of(
 
 
 def _failure(finish_reason: Any, refused: bool, text: str) -> Failure | None:
-    reason = finish_reason if isinstance(finish_reason, str | None) else "unknown"
+    reason = str(finish_reason or "").lower()
     if reason in _CUT:
         return "length"
     if reason == "content_filter":

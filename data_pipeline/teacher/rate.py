@@ -22,9 +22,9 @@ class Taken:
 
 
 class PerMinute:
-    """Never lets more than ``limit`` units start in any minute, and spreads them over it, with no
-    more than one second's worth at once. What takes more than ``limit`` goes alone. None is no
-    limit."""
+    """Never lets more than ``limit`` units start in any minute, and spreads them over it: what
+    takes much keeps the next one waiting for as long. What takes more than ``limit`` goes alone.
+    None is no limit."""
 
     def __init__(self, limit: float | None):
         self.limit = limit

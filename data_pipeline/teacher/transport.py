@@ -14,10 +14,11 @@ import openai
 import stamina
 from openai.types.chat import ChatCompletion
 
+from .address import blotted
 from .budget import FREE, Prices
 from .call import Call, Reply
 from .completion import GarbledReply, check, reply_of, usage_of
-from .rate import PerMinute
+from .rate import PerMinute, Taken
 from .refused import Refused, retry_after
 
 #: Requests in flight that one client of the library carries.
@@ -94,11 +95,8 @@ class Endpoint:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def blotted(self, text: str) -> str:
-        """``text`` without the key, which an endpoint may echo. A key that may be a word of any
-        text (``EMPTY``, ``token``) is none."""
-        key = self.api_key
-        mixed = any(map(str.isdigit, key)) and any(map(str.isalpha, key))
-        return text.replace(key, "SECRET") if len(key) >= (8 if mixed else 16) else text
+        """``text`` without the key, see :func:`.address.blotted`."""
+        return blotted(text, self.api_key)
 
 
 class Transport:
@@ -111,6 +109,7 @@ class Transport:
         self._slots = asyncio.Semaphore(endpoint.concurrency)
         self._requests = PerMinute(endpoint.requests_per_minute)
         self._tokens = PerMinute(endpoint.tokens_per_minute)
+        self._pace = asyncio.Lock()
         self._waiting: set[asyncio.Task[Any]] = set()
         self._woken: set[asyncio.Task[Any]] = set()
         self._ending = False
@@ -199,10 +198,21 @@ class Transport:
             blot=endpoint.blotted,
         )
 
+    async def _started(self, estimate: float) -> Taken:
+        """Wait until both limits let a request of so many tokens start; one waits at a time, so
+        that what one limit has let go does not pile up at the other."""
+        async with self._pace:
+            taken = await self._tokens.take(estimate)
+            try:
+                await self._requests.take()
+            except BaseException:
+                self._tokens.give_back(taken, 0)
+                raise
+            return taken
+
     async def _request(self, call: Call) -> tuple[ChatCompletion, float]:
         estimate = sum(len(m.content) for m in call.messages) / 3 + call.sampling.max_tokens
-        await self._requests.take()
-        taken = await self._tokens.take(estimate)
+        taken = await self._started(estimate)
         start = time.monotonic()
         used = 0.0
         task = asyncio.current_task()

@@ -128,14 +128,8 @@ def mixed_schema() -> pa.Schema:
     )
 
 
-def rows(
-    store: Store, summary: Summary, measure: Measure, without: Collection[str] = ()
-) -> Iterator[dict[str, Any]]:
-    """One row per accepted item, in the order of the source, read in pages.
-
-    Args:
-        without: ids of rows to leave out.
-    """
+def rows(store: Store, summary: Summary, measure: Measure) -> Iterator[dict[str, Any]]:
+    """One row per accepted item, in the order of the source, read in pages."""
     for at in range(0, len(summary.items), PAGE):
         page = summary.items[at : at + PAGE]
         outcomes = store.outcomes_of(summary.run, page)
@@ -149,8 +143,6 @@ def rows(
         for outcome in accepted:
             paid = [calls[key] for key in outcome.keys]
             for one in _texts(outcome):
-                if one.item in without:
-                    continue
                 yield _row(one, columns[outcome.item], paid, summary, measure)
 
 
@@ -245,6 +237,7 @@ def export_dataset(
     tokenizer: Path | None = None,
     plots: bool = True,
     without: Collection[str] = (),
+    left_out: Callable[[str], None] = lambda item: None,
 ) -> list[Path]:
     """Write corpus, training mixture, card and report to ``folder``; the paths written.
 
@@ -252,6 +245,7 @@ def export_dataset(
 
     Args:
         without: ids of rows to leave out, since reviewers doubt them.
+        left_out: told of each that is left out.
 
     Raises:
         ExportError: no item is accepted, none is left, or ``folder`` holds something.
@@ -278,6 +272,7 @@ def export_dataset(
             seed=seed,
             plots=plots,
             without=without,
+            left_out=left_out,
         )
         for one in made.iterdir():
             one.rename(folder / one.name)
@@ -295,15 +290,21 @@ def _write(
     seed: int,
     plots: bool,
     without: Collection[str],
+    left_out: Callable[[str], None],
 ) -> list[Path]:
     from .card import write_card
     from .report import write_report
 
     measures = Measures([*COUNTS, *RATIOS])
     with Spool(folder) as spool:
+        gone: set[str] = set()
 
         def seen() -> Iterator[dict[str, Any]]:
-            for row in rows(store, summary, measure, without):
+            for row in rows(store, summary, measure):
+                if row["id"] in without:
+                    gone.add(row["id"])
+                    left_out(row["id"])
+                    continue
                 measures.put(row)
                 if curriculum:
                     spool.put(example(row))
@@ -324,7 +325,7 @@ def _write(
         counted,
         mixed=curriculum,
         plots=plots,
-        reviewed=bool(without),
+        reviewed=bool(gone),
     )
     return written
 

@@ -220,6 +220,7 @@ def export(
     def write(opened: Any) -> None:
         try:
             without = doubted(read(review)) if review else set()
+            gone: list[str] = []
             written = export_dataset(
                 opened,
                 folder,
@@ -229,11 +230,18 @@ def export(
                 tokenizer=tokenizer,
                 plots=plots,
                 without=without,
+                left_out=gone.append,
             )
         except (ConfigError, ExportError, ReviewError) as error:
             fail(error)
         if review:
-            typer.echo(f"{len(without):,} texts are doubted by reviewers and left out", err=True)
+            typer.echo(f"{len(gone):,} texts are doubted by reviewers and left out", err=True)
+            if unknown := sorted(without.difference(gone)):
+                typer.echo(
+                    f"{len(unknown):,} doubted texts are none of this run, such as {unknown[0]!r}: "
+                    "was an export of this store reviewed?",
+                    err=True,
+                )
         _say_paths(written)
         card = opened.run(run)["about"]
         if not json.loads(card)["card"]["license"]:

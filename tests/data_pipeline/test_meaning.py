@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -179,6 +180,71 @@ def test_floors_on_the_labelled_rewritings(which: int, name: str) -> None:
     fault, doubt, whole = counts["honest"]
     assert fault <= 0.02 * whole
     assert fault + doubt <= HONEST * whole
+
+
+CASE = "If the first die shows {}, the second must be even to win the round."
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Now x = 3s + 4 holds.", "Now x = 3 + 4 holds."),
+        ("It takes place in 30s on the track.", "It takes place in 30 minutes on the track."),
+        ("We get dy / dx = 3 at the point.", "We get dx / dy = 3 at the point."),
+        ("We need f(x) = 0 for this.", "We need f(x)!=0 for this."),
+        ("We need (n-1)!=0 for this.", "We need (n-1)=0 for this."),
+        (r"The value is $P(\overline{A})$ here.", "The value is $P(A)$ here."),
+        (
+            "The root x is not prime, but the root y is prime.",
+            "The root x is prime, but the root y is not prime.",
+        ),
+        ("The total is no less than 5 apples.", "The total is less than 5 apples."),
+        ("The point is (2, -5) on the line.", "The point is (-2, 5) on the line."),
+        (f"{CASE.format(3)} {CASE.format(5)} It is 3 or 5.", f"{CASE.format(3)} It is 3 or 5."),
+        (r"So $x \in A$ holds for it.", r"So $x \notin A$ holds for it."),
+        (r"Take $\lfloor x \rfloor = 3$ now.", r"Take $\lceil x \rceil = 3$ now."),
+        (r"We have $2^{3}5$ as a factor.", "We have $2^{35}$ as a factor."),
+        (r"The height is $h \sin x$ there.", r"The height is $h \cos x$ there."),
+    ],
+)
+def test_a_spelling_hides_no_change(old: str, new: str) -> None:
+    assert check_faithful(old, new)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Then 4s = 20, so s = 5.", "Then 4s = 20 gives s = 5, and 4s - 20 = 0."),
+        (r"Here $d \cdot t = 12$ holds.", "Here d*t = 12 holds."),
+        ("The total is 1,234 in all.", r"The total is \boxed{1,234} in all."),
+        ("Take (100,200,300) as the point.", "Take (100, 200, 300) as the point."),
+        ("So x1x2 = 6 holds here.", "So x_1 x_2 = 6 holds here."),
+        (r"It is $2^{3}5^{2} = 200$.", r"It is $2^3 \cdot 5^2 = 200$."),
+        (r"It is $\log_{2}8 = 3$ then.", r"It is $\log_2 8 = 3$ then."),
+        (r"Then $x = \pm 3$ follows.", "Then x = ±3 follows."),
+    ],
+)
+def test_a_spelling_alone_is_no_change(old: str, new: str) -> None:
+    assert check_faithful(old, new) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = 1" + " = 1" * 2000,
+        "The value 3 of x is" + " " * 20000 + "4.",
+        "x^" + " " * 20000,
+        "x = " + "(" * 5000 + "1" + ")" * 5000,
+        "neither " * 3000,
+        "\\begin{pmatrix}" * 3000,
+        "\\[ " * 9000,
+        "so (((9^63)^63)^63)^63 = 1",
+    ],
+)
+def test_no_text_takes_long(text: str) -> None:
+    begun = time.process_time()
+    check_faithful(text, f"{text} Then x = 3.")
+    assert time.process_time() - begun < 3
 
 
 def test_floors_on_changed_paths_of_real_outputs(shared_dir: Path) -> None:

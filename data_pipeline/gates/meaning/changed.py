@@ -55,8 +55,7 @@ def changed(
             alike = likeness(one, other)
             if alike >= sure and not asks:
                 found += _contrary(one, other)
-                if one is old or not moved:
-                    found += _denied(one, other, alike)
+                found += _denied(one, other, alike, named=moved and one is not old)
             if alike >= CLOSE and (pieces is None or one is not old):
                 found += _in_place(one, other)
         yield from {one.code: one for one in reversed(found)}.values()
@@ -70,16 +69,20 @@ def _pieces(old: Group, new: Group) -> list[Pair] | None:
     return align(theirs, ours)[2]
 
 
-def _denied(old: Group, new: Group, alike: float) -> Iterator[Finding]:
+def _denied(old: Group, new: Group, alike: float, *, named: bool) -> Iterator[Finding]:
     """One denies what the other says, without any other negation; or both say nearly the same
-    (``alike``), and one of them with a negation more."""
+    (``alike``), and one of them with a negation more, unless it must be ``named`` what is denied.
+    """
     for some, others in ((new, old), (old, new)):
         if any(one.negative for one in others):
             continue
         denied = all_of(some, "denied") & all_of(others, "tokens")
-        if denied or (alike >= CLOSE and any(one.nots and not one.denied for one in some)):
+        bare = alike >= CLOSE and any(one.nots and not one.denied for one in some)
+        if denied or (bare and not named):
             yield _finding("changed-negation", old, new)
             return
+    if named:
+        return
     before, after = _nots(old), _nots(new)
     hints = [sum(one.hints for one in some) for some in (old, new)]
     if alike >= SAME and abs(after - before) == 1 and hints[0] == hints[1]:
@@ -124,9 +127,10 @@ def _around(some: Group, words: frozenset[str]) -> tuple[set[str], set[str]]:
 
 def _replaced(was: Group, now: Group, old: Group, new: Group) -> Iterator[Finding]:
     """A number or a name stands for another of the source, which neither sentence beside has."""
-    names, others = all_of(new, "names"), all_of(old, "names")
-    if names - others and others - names:
-        yield _changed("changed-name", names - others, others - names, new)
+    for kind in ("names", "functions"):
+        named, others = all_of(new, kind), all_of(old, kind)
+        if named - others and others - named:
+            yield _changed("changed-name", named - others, others - named, new)
     theirs, ours = all_of(_beside(was, old), "counts"), all_of(_beside(now, new), "counts")
     added = all_of(new, "counts") - theirs - WEAK
     gone = all_of(old, "counts") - ours - WEAK

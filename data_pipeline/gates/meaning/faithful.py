@@ -121,7 +121,8 @@ def _evaluate(node: ast.expr) -> Fraction:
     if isinstance(node, ast.Constant):
         return Fraction(str(node.value))
     if isinstance(node, ast.UnaryOp):
-        return -_evaluate(node.operand)
+        inner = _evaluate(node.operand)
+        return inner if isinstance(node.op, ast.UAdd) else -inner
     if isinstance(node, ast.BinOp):
         a, b = _evaluate(node.left), _evaluate(node.right)
         match node.op:
@@ -133,9 +134,13 @@ def _evaluate(node: ast.expr) -> Fraction:
                 return a * b
             case ast.Div():
                 return a / b
-            case ast.Pow() if b.denominator == 1 and abs(b) < 64:
+            case ast.Pow() if b.denominator == 1 and abs(b) * _bits(a) < 4096:
                 return Fraction(a ** int(b))
     raise ValueError("no calculation of numbers")
+
+
+def _bits(value: Fraction) -> int:
+    return max(value.numerator.bit_length(), value.denominator.bit_length())
 
 
 def _numbers(was: Group, now: Group, given: Group) -> Iterator[Finding]:
@@ -169,7 +174,8 @@ def _relations(
     modular = any(re.search(r"≡|\\equiv|\bmod", one.text) for one in (*was, *now))
     for one in now:
         for step in sorted(one.steps - known):
-            worded = _operands(step) - {"1"} <= tokens and _ends(step) not in between
+            ends = _ends(step)
+            worded = _operands(step) - {"1"} <= tokens and ends not in between and ends[0] != ""
             if step in replaced or not worded:
                 yield _finding("new-formula", f"{step} stands nowhere in the source", one)
         for left, sign, right in sorted(one.relations):
@@ -268,19 +274,23 @@ def _lost(lost: Group, now: Group) -> Iterator[Finding]:
     held = _tokens(now)
     for one in lost:
         small = weight_of(one) < 4 and one.tokens | one.spoken <= held
-        if not (one.asks or one.assents or small or _said(one, now, SAME)):
+        if not (one.asks or one.assents or small or _again(one, now)):
             yield _finding("lost-statement", "the source's sentence is gone", one, source=True)
 
 
-def _said(one: Statement, some: Group, alike: float) -> bool:
-    """Whether one of ``some`` says the same as ``one``, as far as ``alike``."""
-    return any(likeness([one], [other]) >= alike for other in some)
+def _again(one: Statement, some: Group) -> bool:
+    """Whether one of ``some`` says the same as ``one``, of the same things."""
+    return any(
+        likeness([one], [other]) >= SAME
+        and (one.counts, one.names, one.nots) == (other.counts, other.names, other.nots)
+        for other in some
+    )
 
 
 def _made_up(made_up: Group, was: Group, given: Group) -> Iterator[Finding]:
     numbers = all_of(was, "counts") - WEAK
     for one in made_up:
-        known = _said(one, given, ALIKE) or _said(one, was, SAME)  # once more
+        known = any(likeness([one], [other]) >= ALIKE for other in given) or _again(one, was)
         # "This amounts to 135": names what the sentence before comes to
         small = len(one.words) < 2 and not one.steps and one.counts and one.counts <= numbers
         if not (one.heading or one.asks or one.assents or known or small):

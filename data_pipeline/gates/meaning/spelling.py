@@ -1,6 +1,6 @@
 r"""Mathematics and its words in one spelling.
 
-``\frac{3}{4}``, ``3/4`` and "three over four" come out the same, and so do ``x²``, ``x^{2}`` and
+``\frac{3}{4}``, ``3/4`` and "3 over 4" come out the same, and so do ``x²``, ``x^{2}`` and
 "x squared": what is only spelled otherwise must not look like another statement.
 
 >>> plain(r"So $\frac{3}{4} \times x^{2} \le 1{,}000$")
@@ -24,11 +24,25 @@ _SIGNS = str.maketrans(
         "≤": "<=",
         "≥": ">=",
         "≈": "~",
+        "∉": " not in ",
+        "∤": " not divides ",
+        "¬": " not ",
+        "∄": " not exists ",
+        "⌊": "floor(",
+        "⌋": ")",
+        "⌈": "ceil(",
+        "⌉": ")",
+        "½": "1/2",
+        "⅓": "1/3",
+        "¼": "1/4",
+        "⅔": "2/3",
+        "¾": "3/4",
+        "⅕": "1/5",
+        "⅛": "1/8",
         **dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)),
     }
 )
 _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", "0123456789-n", strict=True))
-_FRACTIONS = {"½": "1/2", "⅓": "1/3", "¼": "1/4", "⅔": "2/3", "¾": "3/4", "⅕": "1/5", "⅛": "1/8"}
 
 _COMMANDS = {
     **dict.fromkeys(("cdot", "times", "ast"), "*"),
@@ -41,14 +55,18 @@ _COMMANDS = {
     **dict.fromkeys(("lt",), "<"),
     **dict.fromkeys(("gt",), ">"),
     **dict.fromkeys(("div",), "/"),
-    **dict.fromkeys(("lfloor", "lceil"), "("),
+    "lfloor": "floor(",
+    "lceil": "ceil(",
     **dict.fromkeys(("rfloor", "rceil"), ")"),
     **dict.fromkeys(("equiv",), "="),
     **dict.fromkeys(("quad", "qquad", "displaystyle"), " "),
     **dict.fromkeys(("dots", "ldots", "cdots"), "..."),
-    "pm": "+-",
+    "pm": "±",
     "mid": "|",
     "nmid": " not divides ",
+    "notin": " not in ",
+    "nexists": " not exists ",
+    **dict.fromkeys(("neg", "lnot"), " not "),
     "cap": "∩",
     "cup": "∪",
 }
@@ -57,6 +75,8 @@ _TENS = r"twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
 _TEN = {word: 10 * at for at, word in enumerate(_TENS.split("|"), 2)}
 _UNITS = r"one|two|three|four|five|six|seven|eight|nine"
 
+#: Words before a number of which there are many: "the 2s".
+_BEFORE_MANY = "(?:the|more|of|these|those|all|any|no|many|count|other)"
 #: Words that are signs where they stand in mathematics.
 _SPOKEN = (
     (r"\bis (?:strictly )?less than or equal to\b|\bis at most\b|\bdoes not exceed\b", "<="),
@@ -77,8 +97,8 @@ _SPOKEN = (
 
 #: Commands that change how their argument looks, not what it is.
 _DRESS = (
-    r"text\w*|math\w+|operatorname|f?boxed|fbox|mbox|overline|underline|bar|vec|(?:wide)?hat"
-    r"|(?:wide)?tilde|emph"
+    r"text\w*|math\w+|operatorname|f?boxed|[fm]box|underline|vec|emph"
+    r"|overline(?=\s*\{[a-z\d]{2,}\})"  # digits; of one name it is the conjugate, the complement
 )
 #: Greek letters without their backslash.
 _GREEK_WORD = re.compile(
@@ -95,6 +115,8 @@ _JOINED = (
 
 
 _NUMBER_WORDS = "|".join(NUMBERS)
+_INTEGRAL = re.compile(r"∫|\\i*int(?![A-Za-z])|(?i:\bintegra)")
+_DIFFERENTIAL = re.compile(r"(?<![\w/\\])d(?:[xyztuvrs]|\\?theta|θ)(?![\w\[(/^])(?!\s*/)")
 
 
 def _letter(name: str) -> str:
@@ -121,9 +143,17 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 def _written_out(text: str) -> str:
-    for char, value in _FRACTIONS.items():
-        text = text.replace(char, value)
     return text.translate(_SIGNS)
+
+
+def _without_differentials(text: str) -> str:
+    """Where something is integrated: elsewhere ``ds`` may be a product."""
+    return _DIFFERENTIAL.sub("", text) if _INTEGRAL.search(text) else text
+
+
+def _apart(match: re.Match[str]) -> str:
+    """Numbers in brackets, which are no thousands."""
+    return match.group().replace(",", ", ")
 
 
 def _raised(match: re.Match[str]) -> str:
@@ -154,6 +184,12 @@ def _grouped(text: str) -> str:
     return text if re.fullmatch(r"[\w.]*|√?\w+", text) else f"({text})"
 
 
+def _attached(match: re.Match[str]) -> str:
+    """An index or exponent, apart from a digit behind it."""
+    apart = "" if match.group(3) is None else "*" if match.group(1) == "^" else " "
+    return f"{match.group(1)}{_grouped(match.group(2))}{apart}"
+
+
 def _rule(pattern: str, by: str | Callable[[re.Match[str]], str], flags: int = 0) -> _Step:
     """Replace ``pattern``."""
     return partial(re.compile(pattern, flags).sub, by)
@@ -165,7 +201,7 @@ _FROM_INSIDE = (
         rf"([/^]\s*)?\\[dtc]?frac\s*(?:{_INNER}|(\w))\s*(?:{_INNER}|(\w))({_JOINED})?", _fraction
     ),
     _rule(rf"\\sqrt\s*{_INNER}", lambda m: f"√{_grouped(m.group(1))}"),
-    _rule(rf"([_^])\s*{_INNER}", lambda m: f"{m.group(1)}{_grouped(m.group(2))}"),
+    _rule(rf"([_^])\s*{_INNER}(\s*(?=\d))?", _attached),
     _rule(rf"\\d?binom\s*{_INNER}\s*{_INNER}", r"C(\1,\2)"),
     _rule(rf"(?<![\\\w^_}}]){_INNER}(?!\s*{{)", r"\1"),
 )
@@ -185,17 +221,22 @@ def _braces(text: str) -> str:
 #: In this order: each reads what the ones before it leave.
 _STEPS: tuple[_Step, ...] = (
     # words, and signs of one character
-    _rule(r"['’](?:s|ll|re|ve|d|m)\b|\b(?:[A-Za-z]\.){2,}", ""),
+    _rule(r"[^\S\n]+", " "),
+    _rule(r"(?<=\w)['’](?:s|ll|re|ve|d|m)\b|\b(?:[A-Za-z]\.){2,}", ""),
     _rule(r"\\([%#])", r"\1"),
-    _rule(r"(?<=\d)s\b|(?<![\w/\\])d(?:[xyztuvrs]|\\?theta|θ)(?![\w\[(/])", ""),  # the 2s; dx
+    _rule(rf"(?i)\b({_BEFORE_MANY} \d+)s\b", r"\1"),  # "the 2s"; but 2s is twice s, or seconds
+    _without_differentials,
     _rule(r"\\infty\b|\binfinity\b", "∞"),
     partial(_GREEK_WORD.sub, lambda m: _letter(m.group())),
     _rule(f"[{''.join(_RAISED)}]+", _raised),
+    _rule(r"(?<=\d)(?=[½⅓¼⅔¾⅕⅛])", " "),
     _written_out,
-    _rule(r"\s!=|(?<![\d)\s])!=", " ≠ "),  # but 4! = 24
+    _rule(r"\s!=|(?<!\d)!=|(?<=[A-Za-z_]\d)!=|!=(?!\s*[1-9])", " ≠ "),  # but 4!=24
     # LaTeX, from what only dresses to what holds other things
     _rule(rf"\\(?:{_DRESS})\s*(?=\{{)", ""),
-    _rule(r"(?<=\d)\s?x\s?(?=\d)|(?<=\d) x (?=[a-z]\b)", "*"),
+    _rule(
+        r"(?<![A-Za-z_]\d)(?<![A-Za-z_]\d\d)(?<!\b0)(?<=\d)(?:\s?x\s?(?=\d)| x (?=[a-z]\b))", "*"
+    ),
     _rule(r"\\(?:left|right|[Bb]igg?[lr]?)(?![A-Za-z])\.?", ""),
     _rule(
         r"(?:\\(?:int|sum|prod)|[∫∑Σ∏]|(?<=[\])|])(?=_))"
@@ -206,22 +247,22 @@ _STEPS: tuple[_Step, ...] = (
     _rule(r"\\d?binom\s*(\w)\s*(\w)(?!\w)", r" C(\1,\2)"),
     _rule(r"\bsqrt\b(?=[\s(])|\bsquare root of\b", "√"),
     _rule(r"(?<=\d) (?:over|out of) (?=\d)", "/"),
-    _rule(r"(?<=[(\[{])(\d{1,3}),(?=\d{3}[)\]}])", r"\1, "),  # a pair, not thousands
+    _rule(r"(?<=[(\[])\d{1,3}(?:,\d{3})+(?=[)\]])", _apart),
     _rule(r"(\d)(?:\{,\}|\\,|,)(?=\d{3}(?!\d))", r"\1"),
-    _rule(r"\^\s*\{?\s*\\circ\b\s*\}?|°|\bdegrees?\b", " "),
+    _rule(r"\^\s*(?:\{\s*)?\\circ\b(?:\s*\})?|°|\bdegrees?\b", " "),
     _rule(r"\\begin\{\w*matrix\}(.{0,2000}?)\\end\{\w*matrix\}", _cells, re.DOTALL),
     _rule(r"(?<=[\w)}])\\,(?=[A-Za-z(\\])(?!d[a-z](?![\w\[(]))", ""),
     _rule(r"\\[,;:! ]|\\\\|&(?!\w+;)", " "),
     _braces,
     _rule(r"\\[()\[\]]|\$+|[*_]{2,}|`+|^[ \t]*(?:[-*+]|#+)[ \t]+", " ", re.MULTILINE),
     _rule(r"\\([A-Za-z]+)", _command),
-    _rule(r"(?<![\w.])(?:[A-Za-zα-ω]\d{1,2})+[A-Za-z]?(?![\w^]|\.\d)", _indexed),
+    _rule(r"(?<![\w.])(?:[A-Za-zα-ω]\d{1,2})+[A-Za-z]?(?!\w|\.\d)", _indexed),
     # numbers and signs in words
     _rule(rf"(?i)\b({_TENS})[- ]({_UNITS})\b", _tens),
     _rule(
-        rf"(?i)()\b({_NUMBER_WORDS})\b"
+        rf"(?i)\b({_NUMBER_WORDS})\b"
         r"(?=\s*(?:[-+*/=<>^]|plus|minus|times|over|equals|(?<!one) is\b))",
-        _digits,
+        lambda m: NUMBERS[m.group().lower()],
     ),
     _rule(r"\s+", " "),
     *(_rule(pattern, sign) for pattern, sign in _SPOKEN),

@@ -49,7 +49,7 @@ _LABELS = re.compile(
 )
 #: Where a clause ends and another begins.
 _CLAUSE = re.compile(
-    r"[;—]\s+|,?\s+(?=(?:but|yet|while|whereas|although|though|because|since|so|hence|thus|therefore"
+    r"[;—]\s+|(?:,|(?<=[^\s,]))\s+(?=(?:but|yet|while|whereas|although|though|because|since|so|hence|thus|therefore"
     r"|which|unless)\b)|,\s+(?=(?:and|or|nor|as|giving|leaving|making|for)\b)"
 )
 #: A clause that a sentence opens with, up to its comma.
@@ -65,10 +65,14 @@ _OUTRIGHT = re.compile(
 _ANSWER = re.compile(r"(?i)(?:^|[,.…?]\s)(?:so )?no[,:.]")
 #: What denies nothing, or nothing of the matter.
 _IDIOM = re.compile(
-    r"(?i)\bno (?:problem|obstacle|accident|wonder|doubt|surprise|matter|fewer than|less than)\b"
+    r"(?i)\bno (?:problem|obstacle|accident|wonder|doubt|surprise|matter)\b"
     r"|\bnothing but\b|\bnot only\b|\(none\)"
 )
 
+#: Sides and signs of a chain of relations that are looked at from one of its sides.
+_CHAIN = 40
+#: Characters behind a negation in which stands what it denies.
+_FAR = 200
 #: None of something, as a number.
 _NONE = re.compile(r"(?<![=<>] )\b(?:0|zero) [a-z]{3}")
 
@@ -171,7 +175,8 @@ class Statement:
             for at in range(0, len(sides) - 2, 2):
                 left, sign, right = sides[at : at + 3]
                 found.add((_side(left), sign, _side(right)))
-                for further in range(at + 3, len(sides) - 1, 2):  # a = b = c says a = c, too
+                last = min(len(sides) - 1, at + _CHAIN)
+                for further in range(at + 3, last, 2):  # a = b = c says a = c, too
                     if sign != "=" or sides[further] != "=":
                         break
                     found.add((_side(left), "=", _side(sides[further + 1])))
@@ -249,6 +254,11 @@ class Statement:
         return frozenset(name for formula in self.formulas for name in _NAME.findall(formula))
 
     @_fact
+    def functions(self) -> frozenset[str]:
+        """Trigonometric functions and roundings that are named."""
+        return frozenset(_FUNCTION.findall(self.plain))
+
+    @_fact
     def negative(self) -> bool:
         """Whether anything in it denies, in whatever way."""
         return bool(_NEGATIVE.search(self.text) or _NONE.search(self.plain)) or "≠" in self.plain
@@ -264,7 +274,7 @@ class Statement:
     def nots(self) -> int:
         """How often it denies outright: "neither … nor" once, a "No," that answers never."""
         text = _IDIOM.sub(" ", _ANSWER.sub("", self.plain))
-        pattern = r"(?i)\bneither\b.*?\bnor\b"
+        pattern = r"(?i)\bneither\b.{0,200}?\bnor\b"
         return len(_OUTRIGHT.findall(re.sub(pattern, "neither", text)))
 
     @_fact
@@ -285,7 +295,8 @@ class Statement:
             rest = [
                 one
                 for one in re.findall(
-                    r"\d+(?:\.\d+)?|[A-Za-zÀ-ÿ']+", re.split("[,;:—]", text[match.end() :])[0]
+                    r"\d+(?:\.\d+)?|[A-Za-zÀ-ÿ']+",
+                    re.split("[,;:—]", text[match.end() : match.end() + _FAR])[0],
                 )
                 if one.lower() not in JOINING
             ][:3]
@@ -319,7 +330,9 @@ def _side(text: str) -> str:
     """A side of a relation without spaces, outer brackets and signs of products between letters."""
     text = re.sub(r"\s+", "", text).strip(".,;:")
     text = re.sub(r"(?<=[\w)])\*(?=[A-Za-z(√])|(?<=[A-Za-z)])\*(?=\w)", "", text)
-    while text.startswith("(") and text.endswith(")") and _closes(text) == len(text) - 1:
+    for _ in range(9):
+        if not (text.startswith("(") and text.endswith(")") and _closes(text) == len(text) - 1):
+            break
         text = text[1:-1]
     return text
 
@@ -335,6 +348,12 @@ _FUNCTIONS = frozenset(
         *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh"),
         *("tanh", "log", "exp", "gcd", "lcm", "mod", "max", "min", "det", "dim", "ker", "deg"),
     )
+)
+
+
+#: Of these one stands for another only where something else is said.
+_FUNCTION = re.compile(
+    r"(?<![A-Za-z])(?:(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|floor|ceil)(?![A-Za-z])"
 )
 
 

@@ -21,11 +21,12 @@ from sglang_multiverse.parallelism import Parallelism, parallelism
 from sglang_multiverse.structure import parse
 from sglang_multiverse.text import Document, encodable, parse_text, serialise
 
+from ..aside import Aside
 from ..sampling.drawing import STAGE as DRAWN
 from ..store.store import Outcome, Store
+from .measures import Measures
 from .mixture import Example, as_drawn, mixture
 from .shards import write_shards
-from .spool import Measures, Spool
 from .summary import Summary, summarise
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ def _write(
     from .report import write_report
 
     measures = Measures([*COUNTS, *RATIOS])
-    with Spool(folder) as spool:
+    with Aside[Example](folder=folder, in_memory=1) as spool:
         gone: set[str] = set()
 
         def seen() -> Iterator[dict[str, Any]]:
@@ -307,7 +308,7 @@ def _write(
                     continue
                 measures.put(row)
                 if curriculum:
-                    spool.put(example(row))
+                    spool.append(example(row))
                 yield row
 
         written = write_shards(seen(), folder / "data", corpus_schema())

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from sglang_multiverse import corpus
 from sglang_multiverse.text import encodable
 
+from ..aside import Aside
 from ..record import Record, item_id
 from ..teacher.call import digest
-from .records import Records
 
 if TYPE_CHECKING:
     from ..config import Source
@@ -59,7 +59,7 @@ class Ingested:
     """The records of a source. ``identity`` names source, revision and content, ``untagged`` counts
     the records whose chain came in ``<think>`` tags."""
 
-    records: Records = field(default_factory=Records)
+    records: Aside[Record] = field(default_factory=Aside)
     skipped: list[Skipped] = field(default_factory=list)
     identity: str = ""
     untagged: int = 0

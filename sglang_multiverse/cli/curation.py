@@ -177,9 +177,9 @@ def _need_folder(path: Path) -> None:
 
 
 def _dry_run(loaded: Config, recipe: Recipe, ingested: Ingested, path: Path) -> None:
+    from ..data_pipeline.aside import Aside
     from ..data_pipeline.estimate import estimate
     from ..data_pipeline.pipeline import run_name
-    from ..data_pipeline.source.records import Records
     from ..data_pipeline.store.store import Store, StoreError
 
     pending = ingested.records
@@ -190,7 +190,7 @@ def _dry_run(loaded: Config, recipe: Recipe, ingested: Ingested, path: Path) -> 
                 done = {item for item, status in statuses if status != "error"}
         except StoreError as error:
             fail(error)
-        pending = Records(one for one in pending if one.id not in done)
+        pending = Aside(one for one in pending if one.id not in done)
     _say_source(ingested)
     _say_estimate(estimate(pending, recipe, loaded.price_list()), loaded)
     if loaded.batch is not None:

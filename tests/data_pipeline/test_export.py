@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from sglang_multiverse.curriculum import STAGES
+from sglang_multiverse.data_pipeline.aside import Aside
 from sglang_multiverse.data_pipeline.corpus.export import (
     SOURCE_COLUMNS,
     ExportError,
@@ -22,7 +23,6 @@ from sglang_multiverse.data_pipeline.corpus.export import (
 )
 from sglang_multiverse.data_pipeline.corpus.mixture import Example, mixture
 from sglang_multiverse.data_pipeline.corpus.report import write_report
-from sglang_multiverse.data_pipeline.corpus.spool import Spool
 from sglang_multiverse.data_pipeline.pipeline import outcome_of
 from sglang_multiverse.data_pipeline.recipe import Recipe
 from sglang_multiverse.data_pipeline.record import Record, Rejection
@@ -348,11 +348,11 @@ def test_an_export_that_fails_leaves_nothing_behind(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_spool_gives_back_what_was_put() -> None:
+def test_what_is_put_aside_comes_back() -> None:
     put = [Example("i", "Q \ud83d?", "P\n" * 1000, ""), Example("", "ünïcode", "\0", "S")]
-    with Spool(Path(tempfile.gettempdir())) as spool:
+    with Aside[Example](folder=Path(tempfile.gettempdir()), in_memory=1) as spool:
         for one in put:
-            spool.put(one)
+            spool.append(one)
         assert [spool[1], spool[0], *spool[:]] == [put[1], *put[:1], *put]
 
 

@@ -21,7 +21,7 @@ KEPT = 2000
 #: gateways that pass on those of others; none with servers that send none.
 _WHOLE = frozenset(["stop", "eos", "eos_token", "stop_sequence", "end_turn", "end", ""])
 #: Those of one that was cut: ``model_length`` with Mistral, at the end of its context.
-_CUT = frozenset(["length", "model_length"])
+_CUT = frozenset(["length", "model_length", "max_tokens"])
 
 
 class GarbledReply(RuntimeError):

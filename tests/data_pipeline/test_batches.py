@@ -452,6 +452,22 @@ def test_a_list_is_read_to_its_end_in_whatever_order(extra: dict[str, Any], stor
         assert (reply.tries, len(server.desk.batches), len(server.paid())) == (1, 1, 1)
 
 
+def test_a_list_that_does_not_say_whether_there_is_more_is_read_on(store: Path) -> None:
+    def paged(data: list[dict[str, Any]], query: str) -> dict[str, Any]:
+        return {"data": [OLD] if "after=" not in query else data if "after=old" in query else []}
+
+    with ReplayServer(answering("Q")) as server:
+        server.desk = _Telling(listed=paged)
+        server.desk.faults = {"POST /batches": [LOST]}
+        (reply,) = asked(server, store, "Q")
+        assert (reply.tries, len(server.desk.batches), len(server.paid())) == (1, 1, 1)
+    with ReplayServer(answering("Q")) as server:
+        server.desk = _Telling(listed=lambda data, query: {"data": [OLD]})  # heeds no `after`
+        server.desk.faults = {"POST /batches": [{"cut": True}]}
+        (reply,) = asked(server, store.with_name("other"), "Q")
+        assert (reply.tries, len(server.desk.batches)) == (1, 1)
+
+
 def test_a_list_without_end_does_not_tell_either(store: Path) -> None:
     with ReplayServer(answering("Q")) as server:
         server.desk = _Telling(listed=lambda data, query: {"data": [OLD], "has_more": True})
@@ -480,6 +496,18 @@ def test_answers_that_the_counts_tell_of_are_looked_for_again(
         assert (reply.text, reply.tries, sizes(server)) == ("S1: 1", 1, [1])
     with Store(store) as opened:
         assert opened.requests() == (1, 0)
+
+
+@pytest.mark.parametrize("counts", [None, {"total": 1, "completed": 0, "failed": 0}])
+def test_a_file_that_no_count_tells_of_is_looked_for_again(counts: Any, store: Path) -> None:
+    with ReplayServer(answering("Q")) as server:
+        server.desk = _Telling(lambda row: {**row, "request_counts": counts})
+        server.desk.faults = {"GET /files": [{"status": 404}]}
+        (reply,) = asked(server, store, "Q")
+        assert (reply.tries, len(server.desk.batches)) == (1, 1)
+        server.desk.faults = {"GET /files": [{"status": 404}] * 9}
+        (error,) = asked(server, store.with_name("other"), "Q")
+        assert error.fatal and "cannot be read" in str(error)
 
 
 def test_a_file_that_is_gone_is_told_by_the_name_of_its_batch(store: Path) -> None:

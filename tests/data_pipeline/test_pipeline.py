@@ -196,6 +196,27 @@ def _paid_once(server: ReplayServer) -> bool:
     return set(counts.values()) == {1}
 
 
+def test_replies_that_all_end_for_an_unknown_reason_end_the_run(
+    cassettes: list[Cassette], configure: Configure, store: Path
+) -> None:
+    """Rather than to pay for every item and reject it."""
+    odd = [
+        replace(one, replies={"outline-steps": (Replied("S1: x", finish_reason="because"),) * 3})
+        for one in cassettes
+    ]
+    with ReplayServer(odd[:2]) as server:
+        run(configure(server.url, items=odd[:2]), store)
+    said = [one.result["message"] for one in outcomes(store).values() if one.result]
+    assert len(said) == 2 and all("finish reason 'because'" in one for one in said)
+    with ReplayServer(odd) as server:
+        config = configure(server.url, items=odd, endpoint={"concurrency": 1})
+        finished, _ = run(config, store.with_name("other"))
+        assert 10 <= len(server.paid()) < 3 * len(odd)
+    assert finished.end == "endpoint"
+    assert "10 replies in a row ended before they were done" in finished.reason
+    assert "finish reason 'because'" in finished.reason
+
+
 def test_an_endpoint_that_is_gone_ends_the_run(configure: Configure, store: Path) -> None:
     config = configure("http://127.0.0.1:9/v1", endpoint={"attempts": 1})
     finished, summary = run(config, store)

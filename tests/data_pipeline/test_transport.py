@@ -232,6 +232,7 @@ def test_nobody_there() -> None:
         ({"finish_reason": "content_filter"}, "content-filter"),
         ({"finish_reason": "abort"}, "unfinished"),
         ({"finish_reason": "tool_calls"}, "unfinished"),
+        ({"finish_reason": "MAX_TOKENS"}, "length"),
         ({"finish_reason": "because"}, "unfinished"),
         ({"text": None}, "empty-reply"),
         ({"text": "  \n"}, "empty-reply"),

@@ -182,7 +182,7 @@ def test_one_of_many(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("", "the file is empty"),
-        ('{"id": 3}', "or 'output' or 'text'"),
+        ('{"id": 3}', "or 'output' or 'completion'"),
         ("[1, 2]", "expected a JSON object"),
         ('{"kind": "text", "path": "", "position": "x", "tokens": 1, "text": ""}', "event 1"),
         ('{"kind": "text", "path": "4.4", "position": 0, "tokens": 1, "text": ""}', "event 1"),

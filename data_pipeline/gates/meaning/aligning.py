@@ -74,8 +74,10 @@ class _Said:
 
     @classmethod
     def by(cls, some: Group) -> _Said:
-        heavy = all_of(some, "counts") | all_of(some, "steps")
-        words = all_of(some, "words")
+        if len(some) == 1:
+            heavy, words = some[0].heavy, some[0].words
+        else:
+            heavy, words = all_of(some, "heavy"), all_of(some, "words")
         return cls(heavy, words, _HEAVY * len(heavy) + len(words))
 
     def with_(self, other: _Said) -> float:
@@ -109,7 +111,7 @@ def weight_of(one: Statement) -> float:
 
 def all_of(some: Group, name: str) -> frozenset[Any]:
     """What the property ``name`` of all of them comes to together."""
-    return frozenset().union(*(getattr(one, name) for one in some))
+    return frozenset().union(*[getattr(one, name) for one in some])
 
 
 def short(text: str) -> str:

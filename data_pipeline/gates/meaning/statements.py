@@ -148,6 +148,11 @@ class Statement:
         return self.numbers | self.spoken
 
     @_fact
+    def heavy(self) -> frozenset[str]:
+        """Numbers and steps: what tells sentences apart."""
+        return self.counts | self.steps
+
+    @_fact
     def asks(self) -> bool:
         """Whether it is a question, or says what is asked."""
         return self.text.rstrip("*_ ").endswith("?") or _ASKS.search(self.text) is not None

@@ -29,14 +29,14 @@ def write(rows: Sequence[Mapping[str, Any]], file: Path, labelling: str = CONFIG
     """Tasks, and the configuration ``labelling`` as ``.xml`` beside them."""
     tasks = [{"data": dict(row)} for row in rows]
     file.write_text(json.dumps(tasks, ensure_ascii=False, indent=1), encoding="utf-8")
-    config = configuration(file)
+    config = file.with_suffix(".xml")
     config.write_text(labelling, encoding="utf-8")
     return [file, config]
 
 
-def configuration(file: Path) -> Path:
-    """Where :func:`write` puts the configuration of the tasks in ``file``."""
-    return file.with_suffix(".xml")
+def places(file: Path) -> list[Path]:
+    """What an export to ``file`` writes: of tasks, the configuration beside them, too."""
+    return [file, file.with_suffix(".xml")] if file.suffix == ".json" else [file]
 
 
 def read(tasks: Any) -> Iterator[dict[str, Any]]:

@@ -43,7 +43,7 @@ def export(lists: Mapping[str, Listed], rows: Mapping[str, Row], file: Path) -> 
     Raises:
         VerificationError: the suffix is none of these, or the file is there already.
     """
-    for path in (file, *([label_studio.configuration(file)] if file.suffix == ".json" else [])):
+    for path in label_studio.places(file):
         if path.exists():
             raise VerificationError(f"{path} is there already; name another than {file}")
     written = [

@@ -14,7 +14,7 @@ from .meaning.answer import NOTES, check_answer, check_right, final_answer
 from .meaning.borrowed import check_borrowed
 from .meaning.content import check_content, kept_spans
 from .meaning.coverage import compare_sentences
-from .meaning.doubts import DOUBTFUL, check_ends
+from .meaning.doubts import DOUBTFUL, UNCHECKED, check_ends
 from .meaning.equivalence import EQUIVALENCE, Equivalence
 from .meaning.independence import Judge, check_independence, judge_independence
 from .meaning.placed import check_paths as check_placed
@@ -33,6 +33,7 @@ __all__ = [
     "DOUBTFUL",
     "MODEL_OUTPUT",
     "NOTES",
+    "UNCHECKED",
     "GateOptions",
     "Judge",
     "check_block",

@@ -71,8 +71,8 @@ def write(units: Sequence[Unit], out: Path) -> list[Path]:
     Raises:
         ReviewError: the suffix is none of these, or the file is there already.
     """
-    beside = [label_studio.configuration(out)] if out.suffix == ".json" else []
-    for path in (out, *beside):
+    places = label_studio.places(out)
+    for path in places:
         if path.exists():
             raise ReviewError(f"{path} is there already; name another than {out}")
     if out.suffix not in (".json", ".csv", ".jsonl", ""):
@@ -84,7 +84,7 @@ def write(units: Sequence[Unit], out: Path) -> list[Path]:
     except BaseException:  # a part of it would bar the next try
         if out.is_dir():
             shutil.rmtree(out, ignore_errors=True)
-        for path in (out, *beside):
+        for path in places:
             with suppress(OSError):
                 path.unlink()
         raise

@@ -24,6 +24,7 @@ from sglang_multiverse.text import (
 from ..finding import Finding
 from ..gates import (
     DOUBTFUL,
+    UNCHECKED,
     check_block,
     check_borrowed,
     check_document,
@@ -146,11 +147,12 @@ def _in_place(
     if here is not None and recipe.gates.independence:
         findings = check_borrowed(located, record.question, [here])
     if here is not None and recipe.gates.faithful and recipe.judge != "never":
-        every = recipe.judge == "every" or bool(doubts)
-        ends = check_ends(located, here, record.question, every=every)
-        if ends and not every:  # the judge is asked: the other conclusions cost it a line each
-            ends = check_ends(located, here, record.question, every=True)
-        doubts = [*doubts, *ends]
+        ends = check_ends(located, here, record.question, every=True)
+        doubtful = doubts or any(one.code != UNCHECKED for one in ends)
+        if (
+            doubtful or recipe.judge == "every"
+        ):  # asked of one thing, it is asked of all conclusions
+            doubts = [*doubts, *ends]
     return Reading((block, tuple(doubts)), findings, text, record.reference)
 
 

@@ -342,9 +342,8 @@ class BatchCaller:
             raise TransportError(_refused(self.endpoint, seen), fatal=True)
         for read in range(1, READS + 1):
             lines, whole = await self._read(batch.name, seen, settled, last=read == READS)
-            if not any(self.store.batch_calls(batch.name)):
-                break
-            if whole and lines >= seen.answered:
+            read_all = whole and lines >= seen.answered
+            if read_all or not any(self.store.batch_calls(batch.name)):
                 break
             if read < READS:
                 self.say(f"batch {seen.id}: {lines:,} of {seen.answered:,} answers can be read")

@@ -290,7 +290,7 @@ def show(
     if item and (status or code):
         fail("--status and --code list items; leave out the id, or them")
 
-    def say(opened: Any) -> None:
+    def tell(opened: Any) -> None:
         if not item:
             lines = list(map(str, listed(opened, run, status=status and status.value, code=code)))
             for line in lines:
@@ -306,7 +306,7 @@ def show(
         for line in describe(opened, found[0], run, messages=messages):
             typer.echo(line)
 
-    with_store(store, say)
+    with_store(store, tell)
 
 
 @app.command("runs")
@@ -314,7 +314,7 @@ def runs(store: StoreOption = STORE) -> None:
     """The runs of a store, the one started last first."""
     installed()
 
-    def say(opened: Any) -> None:
+    def tell(opened: Any) -> None:
         for row in opened.runs():
             recipe = json.loads(row["about"]).get("recipe", {})
             started = datetime.fromtimestamp(row["started_at"]).strftime("%Y-%m-%d %H:%M")
@@ -323,7 +323,7 @@ def runs(store: StoreOption = STORE) -> None:
                 f"{recipe.get('model', '')}"
             )
 
-    with_store(store, say)
+    with_store(store, tell)
 
 
 app.command("check")(curate_check.command)

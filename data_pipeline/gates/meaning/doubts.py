@@ -20,6 +20,8 @@ DOUBTFUL = frozenset(
 )
 
 
+#: The code of a conclusion in which words find nothing.
+UNCHECKED = "unchecked-conclusion"
 _TAG = re.compile(r"</?[A-Z][a-z]+>")
 
 
@@ -49,7 +51,7 @@ def _ends(located: Located, block: LocatedBlock, before: str, every: bool) -> It
         found = check_concluded(whole, text, context=f"{before}\n{outlines}")
         if every and not found:
             message = "do the paths come to it?"
-            found = [Finding("unchecked-conclusion", message, gate="faithful")]
+            found = [Finding(UNCHECKED, message, gate="faithful")]
         for one in found:
             yield _of("the conclusion", block.conclusion, one)
     for path in block.paths:

@@ -149,9 +149,8 @@ def _in_place(
     if here is not None and recipe.gates.faithful and recipe.judge != "never":
         ends = check_ends(located, here, record.question, every=True)
         doubtful = doubts or any(one.code != UNCHECKED for one in ends)
-        if (
-            doubtful or recipe.judge == "every"
-        ):  # asked of one thing, it is asked of all conclusions
+        # Where the judge is asked of one thing, it is asked of every conclusion.
+        if doubtful or recipe.judge == "every":
             doubts = [*doubts, *ends]
     return Reading((block, tuple(doubts)), findings, text, record.reference)
 
